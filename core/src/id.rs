@@ -1,0 +1,192 @@
+//! Identifiers and names: what the host calls things, checked once.
+
+use core::fmt;
+use core::str::FromStr;
+
+use serde::de::{self, Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
+
+use crate::error::InputError;
+
+/// The id of a job: 128 bits of the host's entropy, shown as `j_` and 26 lower-case Crockford base32 characters.
+///
+/// ```
+/// use libgateway::JobId;
+/// let id = JobId::from_entropy(7);
+/// assert_eq!(id.to_string(), "j_00000000000000000000000007");
+/// assert_eq!("j_00000000000000000000000007".parse(), Ok(id));
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(u128);
+
+/// The id of a lease: which grant of which gateway a result belongs to. Never used twice within one gateway.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseId(u64);
+
+impl JobId {
+    /// An id from 128 bits of entropy. All bits are kept, so equal entropy is the same job.
+    pub const fn from_entropy(entropy: u128) -> Self {
+        Self(entropy)
+    }
+
+    /// The 128 bits.
+    pub const fn as_u128(self) -> u128 {
+        self.0
+    }
+
+    fn encode(self) -> [u8; TEXT_LEN] {
+        let mut text = [b'_'; TEXT_LEN];
+        text[0] = b'j';
+        let mut rest = self.0;
+        for byte in text[PREFIX.len()..].iter_mut().rev() {
+            *byte = ALPHABET[(rest & 31) as usize];
+            rest >>= 5;
+        }
+        text
+    }
+}
+
+impl LeaseId {
+    /// A lease id from its number.
+    pub const fn from_u64(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = self.encode();
+        f.pad(core::str::from_utf8(&text).map_err(|_| fmt::Error)?)
+    }
+}
+
+impl fmt::Debug for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = InputError;
+
+    /// # Errors
+    /// [`InputError::Malformed`] unless the text is `j_` and 26 lower-case Crockford base32 characters of 128 bits.
+    fn from_str(text: &str) -> Result<Self, InputError> {
+        let malformed = InputError::Malformed { field: "id", expected: "j_ and 26 lower-case base32 characters" };
+        let Some(digits) = text.strip_prefix(PREFIX) else { return Err(malformed) };
+        if text.len() != TEXT_LEN {
+            return Err(malformed);
+        }
+        let mut value: u128 = 0;
+        for byte in digits.bytes() {
+            let Some(digit) = ALPHABET.iter().position(|letter| *letter == byte) else { return Err(malformed) };
+            // 26 characters hold 130 bits: the two above 128 must be clear.
+            if value >> 123 != 0 {
+                return Err(malformed);
+            }
+            value = value << 5 | digit as u128;
+        }
+        Ok(Self(value))
+    }
+}
+
+impl Serialize for JobId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        if serializer.is_human_readable() {
+            serializer.collect_str(self)
+        } else {
+            self.0.to_le_bytes().serialize(serializer)
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for JobId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        if !deserializer.is_human_readable() {
+            return <[u8; 16]>::deserialize(deserializer).map(|bytes| Self(u128::from_le_bytes(bytes)));
+        }
+        struct Text;
+        impl Visitor<'_> for Text {
+            type Value = JobId;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a job id")
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<JobId, E> {
+                text.parse().map_err(E::custom)
+            }
+        }
+        deserializer.deserialize_str(Text)
+    }
+}
+
+/// Checks a name: not empty, at most `max` bytes, no control characters.
+///
+/// # Errors
+/// [`InputError::Empty`], [`InputError::TooLong`] or [`InputError::Character`], in that order.
+pub fn check_name(field: &'static str, name: &str, max: usize) -> Result<(), InputError> {
+    if name.is_empty() {
+        return Err(InputError::Empty { field });
+    }
+    if name.len() > max {
+        return Err(InputError::TooLong { field, len: name.len(), max });
+    }
+    // Names of printable ASCII, nearly all, need no look at characters.
+    if name.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return Ok(());
+    }
+    match name.char_indices().find(|(_, character)| character.is_control()) {
+        Some((at, _)) => Err(InputError::Character { field, at }),
+        None => Ok(()),
+    }
+}
+
+/// Longest name of a customer, model, backend or key, in bytes.
+pub const NAME_LEN_MAX: usize = 128;
+
+const PREFIX: &str = "j_";
+const TEXT_LEN: usize = 28;
+const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+
+#[cfg(test)]
+mod tests {
+    use std::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn an_id_survives_its_text_and_nothing_else_is_accepted() {
+        for entropy in [0, 1, 31, 32, u128::MAX, u128::MAX - 1, 1 << 127, 0x0123_4567_89ab_cdef] {
+            let id = JobId::from_entropy(entropy);
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        for text in [
+            "",
+            "j_",
+            "j_0000000000000000000000000",
+            "j_000000000000000000000000000",
+            "J_00000000000000000000000000",
+            "j_0000000000000000000000000I",
+            "j_80000000000000000000000000",
+            "j_0000000000000000000000000é",
+        ] {
+            assert!(text.parse::<JobId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn names_with_control_characters_are_refused_where_they_stand() {
+        assert_eq!(check_name("customer", "ac\u{7}me", 128), Err(InputError::Character { field: "customer", at: 2 }));
+        assert_eq!(check_name("customer", "é\u{85}", 128), Err(InputError::Character { field: "customer", at: 2 }));
+        assert_eq!(check_name("customer", "", 128), Err(InputError::Empty { field: "customer" }));
+        assert_eq!(check_name("customer", "abcd", 3), Err(InputError::TooLong { field: "customer", len: 4, max: 3 }));
+        assert_eq!(check_name("customer", "Zoë", 128), Ok(()));
+    }
+}
