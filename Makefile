@@ -1,0 +1,118 @@
+# What can be done here; `make` alone lists it. One thing at a time, with `make -j` as well: cargo fills the cores by itself.
+
+CARGO ?= cargo
+RUSTC ?= rustc
+
+# Machines without an operating system that core has to build for, where their library is installed.
+BARE_TARGETS := thumbv7em-none-eabihf wasm32-unknown-unknown
+
+# Whatever cannot be checked on this machine is written here, a line each, and shown when `make test` ends.
+# Tests may add lines of the same form.
+SKIPPED := target/skipped.txt
+export GATEWAY_SKIPPED := $(CURDIR)/$(SKIPPED)
+
+# A person's build may update Cargo.lock; a machine's may not.
+ifeq ($(CI),true)
+EMPTY :=
+LOCKED := $(EMPTY) --locked
+endif
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+# Cargo would look for make's job slots, which are not passed on.
+unexport MAKEFLAGS MFLAGS
+
+.PHONY: help
+help: ## List what can be done
+	@printf 'usage: make <what>\n\n'
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s  %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+.PHONY: demo
+demo: ## Replay two hours of traffic and write a report: target/demo.html
+	$(CARGO) run$(LOCKED) --release -p libgateway-examples --bin replay -- --report target/demo.html
+	@test -s target/demo.html
+	@printf '\nthe report: file://%s\n' '$(CURDIR)/target/demo.html'
+
+.PHONY: test
+test: skipped-none test-workspace test-features test-no-std ## Run every test, and say at the end what could not run
+	@if test -s $(SKIPPED); then \
+		printf '\nmake test: passed, except for what this machine cannot check:\n'; sed 's/^/  /' $(SKIPPED); \
+	else printf '\nmake test: passed, nothing skipped\n'; fi
+
+.PHONY: lint
+lint: lint-format lint-clippy lint-docs lint-rules ## Check format, lints, documentation and the rules of the house
+
+.PHONY: bench
+bench: ## Measure against the peers, side by side in one run
+	$(CARGO) run$(LOCKED) --release -p libgateway-tests --features bench --bin bench
+
+.PHONY: bench-instructions
+bench-instructions: ## Count instructions of the main rows: steadier than time, needs valgrind
+	$(CARGO) run$(LOCKED) --release -p libgateway-tests --features bench --bin bench -- --instructions
+
+.PHONY: ci
+ci: ## Do what the continuous integration does: lint and test, without questions
+	.ci/run
+
+.PHONY: fmt
+fmt: ## Format the Rust code
+	$(CARGO) fmt --all
+
+.PHONY: clean
+clean: ## Remove everything built
+	$(CARGO) clean
+
+# The parts of `make test`.
+
+.PHONY: skipped-none
+skipped-none:
+	@mkdir -p target
+	@: > $(SKIPPED)
+
+.PHONY: test-workspace
+test-workspace:
+	$(CARGO) test$(LOCKED) --workspace --no-fail-fast -- --quiet
+
+# The workspace's tests turn every feature on for each other; users of core have the default ones, or none.
+.PHONY: test-features
+test-features:
+	$(CARGO) check$(LOCKED) -p libgateway
+	$(CARGO) test$(LOCKED) -p libgateway --no-default-features -- --quiet
+
+# Two proofs that nothing below core needs an operating system. The first runs everywhere: a panic handler of one's own
+# does not compile next to std, however deep in the dependencies it hides. The second builds for machines that have none.
+.PHONY: test-no-std
+test-no-std:
+	$(CARGO) build$(LOCKED) -p libgateway --no-default-features --target-dir target/no-std
+	@printf 'no_std: on this machine, with a panic handler of our own\n'
+	@$(RUSTC) --edition 2024 --crate-type rlib --emit metadata -o target/no-std/proof.rmeta \
+		-L dependency=target/no-std/debug/deps --extern libgateway=target/no-std/debug/liblibgateway.rlib tests/no_std.rs
+	@for target in $(BARE_TARGETS); do \
+		if ls "$$($(RUSTC) --print target-libdir --target $$target 2>&1)"/libcore-*.rlib >/dev/null 2>&1; then \
+			printf 'no_std: %s\n' "$$target"; \
+			$(CARGO) check$(LOCKED) -p libgateway --no-default-features --target "$$target" || exit 1; \
+		else \
+			printf 'skipped: no_std on %s (its Rust library is not installed: rustup target add %s)\n' \
+				"$$target" "$$target" | tee -a $(SKIPPED); \
+		fi; \
+	done
+
+# The parts of `make lint`.
+
+.PHONY: lint-format
+lint-format:
+	$(CARGO) fmt --all --check
+
+.PHONY: lint-clippy
+lint-clippy:
+	$(CARGO) clippy$(LOCKED) --workspace --all-targets -- -D warnings
+	$(CARGO) clippy$(LOCKED) -p libgateway --no-default-features -- -D warnings
+	$(CARGO) clippy$(LOCKED) -p libgateway-tests --features bench --bin bench -- -D warnings
+
+.PHONY: lint-docs
+lint-docs:
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc$(LOCKED) --no-deps --workspace
+
+.PHONY: lint-rules
+lint-rules:
+	$(CARGO) test$(LOCKED) -p libgateway-tests --test house -- --quiet
