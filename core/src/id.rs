@@ -1,12 +1,14 @@
 //! Identifiers and names: what the host calls things, checked once.
 
+#![expect(clippy::indexing_slicing, reason = "the index is in range by the line above it or by the type")]
+
 use core::fmt;
 use core::str::FromStr;
 
 use serde::de::{self, Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
-use crate::error::InputError;
+use crate::coded::InputError;
 
 /// The id of a job: 128 bits of the host's entropy, shown as `j_` and 26 lower-case Crockford base32 characters.
 ///

@@ -265,20 +265,18 @@ impl Clock {
 
     /// Takes a reading of the host's clock. Returns the length of a leap that was not believed.
     pub fn observe(&mut self, reading: Timestamp) -> Option<Span> {
-        let (target, leap) = self.preview(reading);
-        self.offset = Span(reading.0.saturating_sub(target.0));
-        self.now = target;
-        leap
+        self.observe_awaited(reading, self.now)
     }
 
-    /// What [`Clock::observe`] would set the time to, and the leap it would report.
-    pub fn preview(&self, reading: Timestamp) -> (Timestamp, Option<Span>) {
-        let target = Timestamp(reading.0.saturating_sub(self.offset.0));
-        let ahead = target.since(self.now);
-        if ahead > self.jump_max {
-            return (self.now, Some(ahead));
-        }
-        (target.max(self.now), None)
+    /// As [`Clock::observe`], of a host that was asked to call at `awaited`: only time beyond that is a leap. A host that
+    /// slept until then, however long, is believed.
+    pub fn observe_awaited(&mut self, reading: Timestamp, awaited: Timestamp) -> Option<Span> {
+        let target = Timestamp(reading.0.saturating_sub(self.offset.0)).max(self.now);
+        let leap = target.since(self.now);
+        let leapt = target.since(awaited.max(self.now)) > self.jump_max;
+        self.now = if leapt { self.now } else { target };
+        self.offset = Span(reading.0.saturating_sub(self.now.0));
+        leapt.then_some(leap)
     }
 
     /// Takes the reading as it is, however far ahead; a reading in the past still counts as the latest.

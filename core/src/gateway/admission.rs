@@ -1,0 +1,327 @@
+//! How jobs come in, and how they are given up.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
+)]
+
+use alloc::borrow::Cow;
+use alloc::boxed::Box;
+use alloc::string::String;
+
+use blake2::digest::consts::U16;
+use blake2::{Blake2b, Digest};
+use serde::{Deserialize, Serialize};
+
+use super::config::{Payer, check_timeouts};
+use super::event::EventKind;
+use super::route::{Route, RouteRecord, route_name};
+use super::settlement::Spent;
+use super::state::State;
+use crate::backend::{Verdict, check_range};
+use crate::billing::Usage;
+use crate::error::{Full, InputError, JobError, SubmitError};
+use crate::id::{JobId, NAME_LEN_MAX, check_name};
+use crate::job::{CancelReason, Extra, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts};
+use crate::queue::Key;
+use crate::time::GpuNanos;
+
+/// A job as the host submits it.
+///
+/// ```
+/// use libgateway::{GpuNanos, JobId, Priority, Route, Submit};
+/// let route = Route::parse("image/flux/dev/t2i")?;
+/// let submit = Submit::new(JobId::from_entropy(1), "acme", route).priority(Priority::High).estimate(GpuNanos::from_secs(2));
+/// assert_eq!(submit.estimate, Some(GpuNanos::from_secs(2)));
+/// # Ok::<(), libgateway::error::InputError>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Submit<'a> {
+    /// Its id, from the host's entropy.
+    pub id: JobId,
+    /// Who asks.
+    pub customer: Cow<'a, str>,
+    /// What for.
+    pub route: Route<'a>,
+    /// The body, handed to the backend unread.
+    #[serde(default)]
+    pub payload: Payload,
+    /// The lane it waits in.
+    #[serde(default)]
+    pub priority: Priority,
+    /// GPU time it is expected to take; counts for the fair share until the real time is known.
+    #[serde(default)]
+    pub estimate: Option<GpuNanos>,
+    /// Tokens its start takes from the customer's rate limit.
+    #[serde(default = "one")]
+    pub tokens: u32,
+    /// What a backend should have loaded: a LoRA, a checkpoint, a prefix.
+    #[serde(default)]
+    pub affinity: Option<Cow<'a, str>>,
+    /// Equal keys of one customer are the same job.
+    #[serde(default)]
+    pub idempotency_key: Option<Cow<'a, str>>,
+    /// Its own clocks.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+impl<'a> Submit<'a> {
+    /// A job of normal priority that takes one token.
+    pub fn new(id: JobId, customer: impl Into<Cow<'a, str>>, route: Route<'a>) -> Self {
+        Self {
+            id,
+            customer: customer.into(),
+            route,
+            payload: Payload::EMPTY,
+            priority: Priority::Normal,
+            estimate: None,
+            tokens: 1,
+            affinity: None,
+            idempotency_key: None,
+            timeouts: Timeouts::NONE,
+        }
+    }
+
+    /// Sets [`Submit::payload`].
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Payload>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// Sets [`Submit::priority`].
+    #[must_use]
+    pub fn priority(mut self, priority: Priority) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Sets [`Submit::estimate`].
+    #[must_use]
+    pub fn estimate(mut self, estimate: GpuNanos) -> Self {
+        self.estimate = Some(estimate);
+        self
+    }
+
+    /// Sets [`Submit::tokens`].
+    #[must_use]
+    pub fn tokens(mut self, tokens: u32) -> Self {
+        self.tokens = tokens;
+        self
+    }
+
+    /// Sets [`Submit::affinity`].
+    #[must_use]
+    pub fn affinity(mut self, affinity: impl Into<Cow<'a, str>>) -> Self {
+        self.affinity = Some(affinity.into());
+        self
+    }
+
+    /// Sets [`Submit::idempotency_key`].
+    #[must_use]
+    pub fn idempotency_key(mut self, key: impl Into<Cow<'a, str>>) -> Self {
+        self.idempotency_key = Some(key.into());
+        self
+    }
+
+    /// Sets [`Submit::timeouts`].
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Checks what can be checked without a gateway, in the order of the fields.
+    fn check(&self, payload_len_max: u32) -> Result<(), InputError> {
+        check_name("customer", &self.customer, NAME_LEN_MAX)?;
+        let len = self.payload.len();
+        if len > payload_len_max as usize {
+            return Err(InputError::TooLong { field: "payload", len, max: payload_len_max as usize });
+        }
+        if let Some(estimate) = self.estimate {
+            check_range("estimate", estimate.as_nanos(), 1, u64::MAX)?;
+        }
+        if let Some(affinity) = &self.affinity {
+            check_name("affinity", affinity, NAME_LEN_MAX)?;
+        }
+        if let Some(key) = &self.idempotency_key {
+            check_name("idempotency_key", key, KEY_LEN_MAX)?;
+        }
+        check_timeouts(&self.timeouts)
+    }
+
+    /// What has to be equal for two submissions under one key to be the same.
+    fn fingerprint(&self) -> [u8; 16] {
+        let mut hash = Blake2b::<U16>::new();
+        hash.update((self.route.as_str().len() as u64).to_le_bytes());
+        hash.update(self.route.as_str());
+        hash.update([self.priority.lane()]);
+        hash.update(self.payload.as_bytes());
+        hash.finalize().into()
+    }
+}
+
+impl State {
+    /// Takes a job in, or refuses it and changes nothing.
+    pub(crate) fn submit(&mut self, submit: Submit<'_>) -> Result<JobId, SubmitError> {
+        submit.check(self.config.payload_len_max)?;
+        let customer = self.customers.find(&submit.customer);
+        let fingerprint = match (&submit.idempotency_key, customer) {
+            (None, _) => None,
+            (Some(_), None) => Some(submit.fingerprint()),
+            (Some(key), Some(customer)) => {
+                let fingerprint = submit.fingerprint();
+                if let Some(slot) = self.jobs.find_key(customer, key) {
+                    let job = &self.jobs[slot];
+                    let same = job.idempotency().is_some_and(|own| own.fingerprint == fingerprint);
+                    return if same { Ok(job.id) } else { Err(SubmitError::IdempotencyConflict { job: job.id }) };
+                }
+                Some(fingerprint)
+            }
+        };
+        let mut buffer = String::new();
+        let name = route_name(submit.route.trunk(), submit.route.backend(), &mut buffer);
+        let route = self.find_route(name, &submit.route)?;
+        if self.jobs.find(submit.id).is_some() {
+            return Err(SubmitError::DuplicateJob { job: submit.id });
+        }
+        let policy = customer.map_or(&self.config.customer, |customer| self.policy(customer));
+        if let Some(rate) = policy.rate.filter(|rate| submit.tokens > rate.burst()) {
+            let (value, max) = (u64::from(submit.tokens), u64::from(rate.burst()));
+            return Err(InputError::OutOfRange { field: "tokens", value, min: 0, max }.into());
+        }
+        if customer.map_or(0, |customer| self.customers[customer].queued) >= policy.queued_max {
+            return Err(Full { what: "queued", max: u64::from(policy.queued_max) }.into());
+        }
+        if self.jobs.live() as usize + self.outbox.len() >= self.config.jobs_max as usize {
+            return Err(Full { what: "jobs", max: u64::from(self.config.jobs_max) }.into());
+        }
+        if customer.is_none() && self.customers.is_full() {
+            return Err(self.customers.full().into());
+        }
+        if let RouteFound::New(_) = route {
+            if self.table.routes.is_full() {
+                return Err(self.table.routes.full().into());
+            }
+        }
+
+        // Nothing below can be refused.
+        let unreachable = || SubmitError::Full(Full { what: "jobs", max: 0 });
+        let route = match route {
+            RouteFound::Known(route) => route,
+            RouteFound::New(record) => self.insert_route(name, record).ok_or_else(unreachable)?,
+        };
+        let customer = match customer {
+            Some(customer) => customer,
+            None => self.insert_customer(&submit.customer, None).ok_or_else(unreachable)?,
+        };
+        Ok(self.accept(submit, customer, route, fingerprint))
+    }
+
+    fn accept(&mut self, submit: Submit<'_>, customer: u32, route: u32, fingerprint: Option<[u8; 16]>) -> JobId {
+        let affinity = submit.affinity.as_deref().map_or(0, |key| self.affinity(key));
+        let idempotency = match (submit.idempotency_key, fingerprint) {
+            (Some(key), Some(fingerprint)) => Some(Idempotency { key: Box::from(&*key), fingerprint }),
+            _ => None,
+        };
+        let extra = (idempotency.is_some() || submit.timeouts != Timeouts::NONE)
+            .then(|| Box::new(Extra { timeouts: submit.timeouts, idempotency, ..Extra::default() }));
+        let sequence = self.scalars.sequence;
+        self.scalars.sequence += 1;
+        let slot = self.insert_job(Job {
+            id: submit.id,
+            key: Key::new(submit.priority.lane(), 0, sequence),
+            payload: submit.payload,
+            created: self.now,
+            estimate: submit.estimate.unwrap_or(self.config.estimate).as_nanos(),
+            affinity,
+            extra,
+            outcome: None,
+            customer,
+            route,
+            tokens: submit.tokens,
+            task: submit.route.task(),
+            hot: JobHot::queued(self.now, submit.priority),
+        });
+        self.enqueue(slot, submit.priority.lane(), sequence);
+        self.rearm_job(slot);
+        self.scalars.counters.submitted += 1;
+        self.emit(EventKind::Queued(submit.id));
+        submit.id
+    }
+
+    /// The route of that name, or what it would be if some backend serves it.
+    fn find_route(&self, name: &str, route: &Route<'_>) -> Result<RouteFound, SubmitError> {
+        if let Some(known) = self.table.routes.find(name) {
+            return Ok(RouteFound::Known(known));
+        }
+        let unknown = || SubmitError::UnknownRoute { route: Box::from(route.as_str()) };
+        let family = self.pool.find_family(route.domain()).ok_or_else(unknown)?;
+        if self.pool.groups_for(family, route.model(), route.backend()).is_empty() {
+            return Err(unknown());
+        }
+        let order = self.table.next_order;
+        Ok(RouteFound::New(RouteRecord::new(order, family, route.backend(), route.model().into())))
+    }
+
+    /// Gives a job up. Ends its lease if it has one.
+    pub(crate) fn cancel(&mut self, id: JobId) -> Result<(), JobError> {
+        let slot = self.jobs.find(id).ok_or(JobError::UnknownJob { job: id })?;
+        match self.jobs[slot].hot.state {
+            JobState::Queued => self.give_up_queued(slot, CancelReason::Requested),
+            JobState::Running => self.give_up_running(slot, CancelReason::Requested),
+            state => return Err(JobError::Ended { job: id, state: state.as_str() }),
+        }
+        Ok(())
+    }
+
+    pub(crate) fn give_up_queued(&mut self, slot: u32, reason: CancelReason) {
+        self.dequeue(slot);
+        self.finish(slot, Outcome::Cancelled(reason), Spent::nothing());
+    }
+
+    fn give_up_running(&mut self, slot: u32, reason: CancelReason) {
+        let payer = self.config.billing.cancelled;
+        if let Some(spent) = self.end_attempt(slot, Verdict::Neutral, &Usage::unmeasured(), payer) {
+            self.finish(slot, Outcome::Cancelled(reason), spent);
+        }
+    }
+
+    /// Removes the record of a job that has ended.
+    pub(crate) fn delete(&mut self, id: JobId) -> Result<(), JobError> {
+        let slot = self.jobs.find(id).ok_or(JobError::UnknownJob { job: id })?;
+        let state = self.jobs[slot].hot.state;
+        if !state.is_terminal() {
+            return Err(JobError::NotEnded { job: id, state: state.as_str() });
+        }
+        self.forget(slot);
+        Ok(())
+    }
+
+    pub(crate) fn forget(&mut self, slot: u32) {
+        if let Some(id) = self.remove_job(slot) {
+            self.scalars.counters.forgotten += 1;
+            self.emit(EventKind::Forgotten(id));
+        }
+    }
+
+    /// The payer of an attempt that ended without a result.
+    pub(crate) fn payer_of_failure(&self, lost: bool) -> Payer {
+        if lost { self.config.billing.lost } else { self.config.billing.failed }
+    }
+}
+
+enum RouteFound {
+    Known(u32),
+    New(RouteRecord),
+}
+
+fn one() -> u32 {
+    1
+}
+
+/// 64 characters of four bytes.
+const KEY_LEN_MAX: usize = 256;

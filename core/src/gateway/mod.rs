@@ -1,0 +1,465 @@
+//! The machine that composes everything: queue, limits, backends, jobs and money behind one door.
+
+mod admission;
+mod command;
+mod config;
+mod dispatch;
+mod event;
+mod fleet;
+#[cfg(any(test, feature = "testing"))]
+mod invariants;
+mod lifecycle;
+#[cfg(feature = "testing")]
+mod plant;
+mod restore;
+mod route;
+mod settlement;
+mod snapshot;
+mod state;
+mod tick;
+mod transaction;
+mod undo;
+mod view;
+
+use alloc::collections::BTreeSet;
+use alloc::vec::Vec;
+use core::fmt;
+
+use blake2::digest::consts::U8;
+use blake2::{Blake2b, Digest as _};
+
+pub use admission::Submit;
+pub use command::{Command, Entry, Leaf, Reply, Step, TakenSettlements};
+pub use config::{BillingPolicy, CustomerPolicy, GatewayConfig, Payer};
+pub use dispatch::{Dispatch, Lease};
+pub use event::{Event, EventKind, Watch, WatchEvent, WatchStep};
+pub use lifecycle::{AfterFailure, Failure, Settled};
+#[cfg(feature = "testing")]
+pub use plant::Plant;
+pub use route::Route;
+pub use settlement::{DeviceTime, Settlement};
+pub use snapshot::Digest;
+pub use state::Counters;
+pub use tick::Advance;
+pub use transaction::{Abort, Transaction};
+pub use view::{BackendView, CustomerView, JobView, Stats, WaitReason};
+
+use crate::backend::{Backend, BackendPool};
+use crate::backoff::Backoff;
+use crate::billing::{Batch, Outbox, OutboxConfig, PriceBook, Usage};
+use crate::breaker::ForcedState;
+use crate::error::{ConfigError, FleetError, JobError, LeaseError, OutboxError, SubmitError};
+use crate::id::{JobId, LeaseId};
+use crate::job::{JobTable, Output, TableLimits, Timeouts};
+use crate::queue::Places;
+use crate::registry::Registry;
+use crate::time::{Clock, Timestamp};
+use crate::timers::Timers;
+use event::EventLog;
+use route::RouteTable;
+use state::{Scalars, State};
+
+/// A GPU gateway's decisions: who may enter, who runs next and where, what happens when that fails, what it costs.
+///
+/// It does no I/O and reads no clock. The host calls a command when something happened, does what the answer says, and
+/// calls [`Gateway::advance`] at [`Gateway::next_deadline`]. Each command happens whole or not at all; a command that
+/// returns `Err` has changed nothing.
+///
+/// The order of calls: [`Gateway::put_backend`]; [`Gateway::submit`]; [`Gateway::dispatch`] until it says wait; for each
+/// lease [`Gateway::heartbeat`] while it works and [`Gateway::complete`], [`Gateway::fail`] or [`Gateway::release`]
+/// once; [`Gateway::take_settlements`] and [`Gateway::confirm_settlements`].
+///
+/// The clock rule: `now` is the host's clock, in any order of calls. Time that goes back counts as the latest seen, and
+/// a leap of more than `clock_jump_max` while jobs are live is not believed (see [`Clock`]).
+///
+/// ```
+/// use libgateway::{
+///     Backend, BackendKind, Dispatch, Gateway, GatewayConfig, GpuNanos, JobId, JobState, Output, Route, Submit,
+///     Timestamp, Usage,
+/// };
+/// let now = Timestamp::from_secs(1_700_000_000);
+/// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+/// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]).slots(4))?;
+///
+/// let route = Route::parse("image/flux/dev/t2i")?;
+/// let job = gateway.submit(now, Submit::new(JobId::from_entropy(7), "acme", route).payload("a red fox"))?;
+/// assert_eq!(gateway.position(job), Some(0));
+///
+/// let later = Timestamp::from_secs(1_700_000_002);
+/// while let Dispatch::Lease(lease) = gateway.dispatch(now) {
+///     let usage = Usage::gpu(GpuNanos::from_millis(1_700), "GPU-8f2c");
+///     let settled = gateway.complete(later, lease.id, Output::url("https://cdn/1.webp"), usage)?;
+///     assert_eq!(settled.usage, GpuNanos::from_millis(1_700));
+/// }
+/// assert_eq!(gateway.job(job).map(|job| job.state), Some(JobState::Complete));
+/// # Ok::<(), libgateway::error::Error>(())
+/// ```
+pub struct Gateway {
+    state: State,
+}
+
+impl Gateway {
+    /// An empty gateway that stands at `now`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] naming the first field that cannot be.
+    pub fn new(config: GatewayConfig, now: Timestamp) -> Result<Self, ConfigError> {
+        Ok(Self { state: State::new(config, now)? })
+    }
+
+    /// The configuration it was made with.
+    pub fn config(&self) -> &GatewayConfig {
+        &self.state.config
+    }
+
+    /// The machine's time.
+    pub fn now(&self) -> Timestamp {
+        self.state.now
+    }
+
+    /// When something falls due next, so that the host should call [`Gateway::advance`]. `None`: nothing to wait for.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.state.next_deadline()
+    }
+
+    /// Handles what is due by `now`, at most `due_max` deadlines. Safe early, safe twice.
+    ///
+    /// Every command does this first; the host calls it when nothing else happens.
+    ///
+    /// # Complexity
+    /// O(log n) for each deadline handled.
+    pub fn advance(&mut self, now: Timestamp) -> Advance {
+        let leaps = self.state.scalars.counters.clock_leaps;
+        let offset = self.state.clock.offset();
+        let (handled, more) = self.state.tick(now);
+        self.state.tidy();
+        let leapt = self.state.scalars.counters.clock_leaps > leaps;
+        let leap = self.state.clock.offset().as_nanos().saturating_sub(offset.as_nanos());
+        Advance {
+            handled,
+            now: self.state.now,
+            more,
+            leapt: leapt.then_some(crate::time::Span::from_nanos(leap)),
+            next_deadline: self.state.next_deadline(),
+        }
+    }
+
+    /// Takes the host's clock as it is, however far it leapt: an operator says that the time is right.
+    pub fn accept_clock(&mut self, now: Timestamp) -> Advance {
+        self.state.clock.resync(now);
+        self.advance(now)
+    }
+
+    // --- Jobs ---
+
+    /// Takes a job in. Returns its id, or that of the job its idempotency key stands for already.
+    ///
+    /// # Errors
+    /// In this order: [`SubmitError::Input`]; [`SubmitError::IdempotencyConflict`]; [`SubmitError::UnknownRoute`];
+    /// [`SubmitError::DuplicateJob`]; [`SubmitError::Full`]. Nothing has changed then.
+    ///
+    /// # Complexity
+    /// O(log n) of the route's length.
+    pub fn submit(&mut self, now: Timestamp, submit: Submit<'_>) -> Result<JobId, SubmitError> {
+        self.run(now, |state| state.submit(submit))
+    }
+
+    /// Leases the next job to the best backend for it. Call it until it says wait.
+    ///
+    /// # Complexity
+    /// O(log n), and once more for each flow of a customer that may not run now.
+    pub fn dispatch(&mut self, now: Timestamp) -> Dispatch {
+        self.run(now, State::dispatch)
+    }
+
+    /// Leases the next job of one route.
+    ///
+    /// # Errors
+    /// [`FleetError::UnknownRoute`].
+    pub fn dispatch_route(&mut self, now: Timestamp, route: &Route<'_>) -> Result<Dispatch, FleetError> {
+        self.run(now, |state| state.dispatch_route(route))
+    }
+
+    /// Leases up to `max` jobs of one route to a backend that asks for work. An empty list: nothing for it now.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownBackend`].
+    pub fn dispatch_to(&mut self, now: Timestamp, backend: &str, max: u32) -> Result<Vec<Lease>, FleetError> {
+        self.run(now, |state| state.dispatch_to(backend, max))
+    }
+
+    /// Tells that a lease's worker lives. Returns the lease's new deadline.
+    ///
+    /// # Errors
+    /// [`LeaseError::Superseded`]: the lease has ended, stop working for it. [`LeaseError::UnknownLease`].
+    pub fn heartbeat(&mut self, now: Timestamp, lease: LeaseId) -> Result<Timestamp, LeaseError> {
+        self.run(now, |state| state.heartbeat(lease))
+    }
+
+    /// Tells how far a job is, in parts per million; counts as a heartbeat.
+    ///
+    /// # Errors
+    /// As [`Gateway::heartbeat`], and [`LeaseError::Input`] beyond 1 000 000.
+    pub fn progress(&mut self, now: Timestamp, lease: LeaseId, progress_ppm: u32) -> Result<Timestamp, LeaseError> {
+        self.run(now, |state| state.progress(lease, progress_ppm))
+    }
+
+    /// Takes a job's result: it is complete, settled, and its slot free, in one change.
+    ///
+    /// # Errors
+    /// [`LeaseError::Superseded`] and [`LeaseError::UnknownLease`] come first; then [`LeaseError::Input`] for an empty or
+    /// over-long output and a malformed usage; then [`LeaseError::Billing`] for usage beyond what the devices could have
+    /// done since the lease was granted.
+    pub fn complete(
+        &mut self,
+        now: Timestamp,
+        lease: LeaseId,
+        output: Output,
+        usage: Usage<'_>,
+    ) -> Result<Settled, LeaseError> {
+        self.run(now, |state| state.complete(lease, output, &usage))
+    }
+
+    /// Takes a job's failure. The class decides whether it is tried again and whether the breaker hears of it.
+    ///
+    /// # Errors
+    /// As [`Gateway::complete`].
+    pub fn fail(
+        &mut self,
+        now: Timestamp,
+        lease: LeaseId,
+        failure: Failure,
+        usage: Usage<'_>,
+    ) -> Result<AfterFailure, LeaseError> {
+        self.run(now, |state| state.fail(lease, failure, &usage))
+    }
+
+    /// Takes a lease back unused. The job returns to its old place at once.
+    ///
+    /// # Errors
+    /// As [`Gateway::heartbeat`].
+    pub fn release(&mut self, now: Timestamp, lease: LeaseId) -> Result<JobId, LeaseError> {
+        self.run(now, |state| state.give_back(lease))
+    }
+
+    /// Gives a job up, waiting or running. A running one's lease ends: its worker hears so at its next word.
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::Ended`].
+    pub fn cancel(&mut self, now: Timestamp, job: JobId) -> Result<(), JobError> {
+        self.run(now, |state| state.cancel(job))
+    }
+
+    /// Removes the record of a job that has ended. Its settlement stays.
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::NotEnded`].
+    pub fn delete(&mut self, now: Timestamp, job: JobId) -> Result<(), JobError> {
+        self.run(now, |state| state.delete(job))
+    }
+
+    // --- The fleet ---
+
+    /// Adds a backend, or changes the one of that name: its leases, breaker and warmth stay, a drain ends.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`]; [`FleetError::Full`].
+    ///
+    /// # Complexity
+    /// O(routes) when it is the first to serve what it serves, or served something else before.
+    pub fn put_backend(&mut self, now: Timestamp, backend: Backend) -> Result<(), FleetError> {
+        self.change(now, |state| state.put_backend(backend))
+    }
+
+    /// Takes a backend out: no new leases, and forgotten when its last one has ended.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownBackend`].
+    pub fn remove_backend(&mut self, now: Timestamp, name: &str) -> Result<(), FleetError> {
+        self.change(now, |state| state.remove_backend(name))
+    }
+
+    /// Stops giving a backend new leases, or starts again.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownBackend`].
+    pub fn drain_backend(&mut self, now: Timestamp, name: &str, draining: bool) -> Result<(), FleetError> {
+        self.change(now, |state| state.drain_backend(name, draining))
+    }
+
+    /// Holds a backend's breaker open or closed until an instant (`None`: until further notice), or with `None` as
+    /// state lets go of it.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownBackend`]; then [`FleetError::Input`] for an end
+    /// that is not in the future.
+    pub fn force_breaker(
+        &mut self,
+        now: Timestamp,
+        backend: &str,
+        state: Option<ForcedState>,
+        until: Option<Timestamp>,
+    ) -> Result<(), FleetError> {
+        self.change(now, |gateway| gateway.force_breaker(backend, state, until))
+    }
+
+    /// Gives a customer a policy of its own. Its tokens stay as many as they are, up to the new burst.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`]; [`FleetError::Full`].
+    pub fn put_customer(&mut self, now: Timestamp, name: &str, policy: CustomerPolicy) -> Result<(), FleetError> {
+        self.change(now, |state| state.put_customer(name, policy))
+    }
+
+    /// Takes a customer's own policy away: the default one holds.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownCustomer`].
+    pub fn remove_customer(&mut self, now: Timestamp, name: &str) -> Result<(), FleetError> {
+        self.change(now, |state| state.remove_customer(name))
+    }
+
+    /// Stops serving a route. Its jobs keep their places, and their clocks run on.
+    ///
+    /// # Errors
+    /// [`FleetError::UnknownRoute`].
+    pub fn pause(&mut self, now: Timestamp, route: &Route<'_>) -> Result<(), FleetError> {
+        self.change(now, |state| state.pause(route, true))
+    }
+
+    /// Serves a route again.
+    ///
+    /// # Errors
+    /// [`FleetError::UnknownRoute`].
+    pub fn resume(&mut self, now: Timestamp, route: &Route<'_>) -> Result<(), FleetError> {
+        self.change(now, |state| state.pause(route, false))
+    }
+
+    // --- Money ---
+
+    /// Puts a newer price book in force. Jobs that end from now on are settled by it.
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] unless its version is higher and its currency the same.
+    pub fn put_prices(&mut self, now: Timestamp, book: PriceBook) -> Result<(), FleetError> {
+        self.change(now, |state| state.put_prices(book))
+    }
+
+    /// Hands out up to `max` settlements, the oldest first. They stay until they are confirmed.
+    ///
+    /// # Complexity
+    /// O(max).
+    pub fn take_settlements(&mut self, now: Timestamp, max: u32) -> Option<TakenSettlements> {
+        self.run(now, |state| state.take_settlements(max))
+            .map(|(batch, settlements)| TakenSettlements { batch, settlements })
+    }
+
+    /// Lets go of settlements the host has kept safe. Returns how many; confirming twice is 0.
+    ///
+    /// # Errors
+    /// [`OutboxError::UnknownBatch`]; [`OutboxError::BatchSuperseded`] when the batch had returned to the outbox.
+    pub fn confirm_settlements(&mut self, now: Timestamp, batch: Batch) -> Result<u32, OutboxError> {
+        self.change(now, |state| state.confirm_settlements(batch))
+    }
+
+    /// Takes settlements back that the host could not keep; they are handed out again.
+    ///
+    /// # Errors
+    /// As [`Gateway::confirm_settlements`].
+    pub fn return_settlements(&mut self, now: Timestamp, batch: Batch) -> Result<u32, OutboxError> {
+        self.run(now, |state| state.outbox.give_back(batch))
+    }
+
+    // --- Words ---
+
+    /// The next event the host has not fetched. Fetching changes nothing but the list of events.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.state.events.pop()
+    }
+
+    /// The number of the next event.
+    pub fn next_event(&self) -> u64 {
+        self.state.events.next
+    }
+
+    /// The kept events from number `from` on, without fetching them.
+    pub fn events_from(&self, from: u64) -> impl Iterator<Item = Event> + '_ {
+        self.state.events.iter_from(from)
+    }
+
+    /// Rises whenever something changed that may help somebody who waits: for a job, a backend, a token, an end. A host
+    /// that waits by itself compares it instead of asking again and again.
+    pub fn changes(&self) -> u64 {
+        self.state.changes
+    }
+
+    /// Runs a command that may help somebody who waits although it tells no event.
+    fn change<T>(&mut self, now: Timestamp, command: impl FnOnce(&mut State) -> T) -> T {
+        self.state.changes = self.state.changes.wrapping_add(1);
+        self.run(now, command)
+    }
+
+    /// Handles time, then runs one command. Every command comes through here.
+    fn run<T>(&mut self, now: Timestamp, command: impl FnOnce(&mut State) -> T) -> T {
+        self.state.tick(now);
+        let result = command(&mut self.state);
+        self.state.tidy();
+        result
+    }
+}
+
+impl fmt::Debug for Gateway {
+    /// Its numbers: the whole state is for [`Gateway::snapshot`].
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Gateway").field("now", &self.state.now).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl State {
+    fn new(config: GatewayConfig, now: Timestamp) -> Result<Self, ConfigError> {
+        config.check()?;
+        let limits = TableLimits {
+            retain_for: config.retain_for,
+            retained_max: config.retained_max,
+            timeouts: config.timeouts,
+            seed: config.seed,
+        };
+        let outbox = OutboxConfig::default().outbox_max(config.jobs_max).hold(config.settle_within);
+        Ok(Self {
+            clock: Clock::new(now, config.clock_jump_max),
+            now,
+            jobs: JobTable::new(limits),
+            places: Places::new(config.ordering, config.seed),
+            pool: BackendPool::new(config.backends_max, config.families_max, config.breaker, config.seed),
+            table: RouteTable::new(config.routes_max, config.seed),
+            customers: Registry::new("customers", config.customers_max, config.seed),
+            parked: BTreeSet::new(),
+            customer_timers: Timers::new(),
+            backend_timers: Timers::new(),
+            outbox: Outbox::new(outbox)?,
+            prices: PriceBook::new(0, "USD")?,
+            backoff: Backoff::new(config.backoff.seed(config.seed))?,
+            events: EventLog::new(config.events_max),
+            scalars: Scalars::default(),
+            idle_customers: Vec::new(),
+            idle_routes: Vec::new(),
+            undo: Vec::new(),
+            recording: false,
+            changes: 0,
+            plain: config.timeouts == Timeouts::NONE && config.age_after.is_none(),
+            held_events: Vec::new(),
+            #[cfg(feature = "testing")]
+            planted: None,
+            config,
+        })
+    }
+
+    /// The number an affinity key is kept as. Two keys that met would only be warm for each other.
+    pub(crate) fn affinity(&self, key: &str) -> u64 {
+        // Not the tables' own hash: this one is kept in snapshots and must be the same on every platform.
+        let mut hash = Blake2b::<U8>::new();
+        hash.update(self.config.seed.to_le_bytes());
+        hash.update(key.as_bytes());
+        u64::from_le_bytes(hash.finalize().into()).max(1)
+    }
+}

@@ -1,0 +1,409 @@
+//! From the body of a snapshot to a state. Nothing is believed: what contradicts itself is refused.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
+)]
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use super::route::RouteRecord;
+use super::settlement::SettlementRecord;
+use super::snapshot::{
+    BackendBody, Body, CustomerBody, FamilyBody, JobBody, LeaseBody, RouteBody, SettlementBody, ShareBody,
+};
+use super::state::State;
+use crate::backend::LeaseRecord;
+use crate::error::SnapshotError;
+use crate::id::LeaseId;
+use crate::job::{Extra, Hold, Job, JobHot, JobState, NO_LEASE};
+use crate::queue::{Key, LANES, SEQUENCE_MAX, Share, TAG_MAX};
+use crate::time::Timestamp;
+
+type Check = Result<(), SnapshotError>;
+
+pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
+    check_numbers(&body)?;
+    let Body { config, clock, now, scalars, next_lease, next_backend, next_route, next_event, .. } = &body;
+    let mut state = State::new(config.clone(), *now).map_err(|_| SnapshotError::Corrupt { what: "config" })?;
+    ensure(clock.now() >= *now, "clock")?;
+    state.clock = *clock;
+    state.scalars = *scalars;
+    state.pool.next_lease = *next_lease;
+    state.pool.next_order = *next_backend;
+    state.table.next_order = *next_route;
+    state.events.next = *next_event;
+    let Body { families, backends, routes, customers, shares, jobs, retained, leases, outbox, prices, .. } = body;
+    state.prices = prices;
+
+    let mut builder = Builder {
+        state,
+        backends: Vec::new(),
+        routes: Vec::new(),
+        customers: Vec::new(),
+        jobs: Vec::new(),
+        listed: BTreeSet::new(),
+        timers: Vec::new(),
+    };
+    builder.families(families)?;
+    builder.backends(backends)?;
+    builder.routes(routes)?;
+    builder.customers(customers)?;
+    builder.jobs(jobs, leases)?;
+    builder.places();
+    builder.shares(shares)?;
+    builder.retained(&retained)?;
+    builder.outbox(&outbox)?;
+    builder.tallies()?;
+    builder.finish()
+}
+
+/// Numbers that only rise stand where as many again are left as there can ever have been, so that no step from here can
+/// overflow one.
+fn check_numbers(body: &Body) -> Check {
+    let Body { scalars, next_lease, next_route, next_event, next_backend, .. } = body;
+    ensure((1..=NUMBER_MAX).contains(next_lease) && *next_route <= NUMBER_MAX, "numbers")?;
+    ensure((1..=NUMBER_MAX).contains(next_event) && scalars.customer <= NUMBER_MAX, "numbers")?;
+    ensure(scalars.sequence <= SEQUENCE_MAX / 2 && *next_backend <= u32::MAX / 2, "numbers")?;
+    ensure(scalars.counters.all().into_iter().all(|count| count <= NUMBER_MAX), "counters")?;
+    ensure(scalars.charged_micros <= u128::MAX / 2, "charged")
+}
+
+/// A state that grows, with the numbers in memory of the records of the body.
+struct Builder {
+    state: State,
+    backends: Vec<u32>,
+    routes: Vec<u32>,
+    customers: Vec<u32>,
+    jobs: Vec<u32>,
+    /// Jobs that stand in the list of their flow.
+    listed: BTreeSet<u32>,
+    /// Timers of customers, armed when all that arms and disarms them is done.
+    timers: Vec<(u32, Timestamp)>,
+}
+
+impl Builder {
+    fn families(&mut self, families: Vec<FamilyBody>) -> Check {
+        for (index, FamilyBody { name, clocks }) in families.into_iter().enumerate() {
+            ensure(self.state.pool.find_family(&name).is_none(), "families")?;
+            let id = self.state.pool.open_family(&name).map_err(|_| corrupt("families"))?;
+            ensure(id as usize == index, "families")?;
+            for (lane, clock) in clocks.into_iter().enumerate() {
+                ensure(clock <= TAG_MAX, "families")?;
+                self.state.places.set_clock(id, lane as u8, clock);
+            }
+        }
+        Ok(())
+    }
+
+    fn backends(&mut self, backends: Vec<BackendBody>) -> Check {
+        let now = self.state.now;
+        let mut last = None;
+        for BackendBody { spec, order, draining, leaving, mut hot } in backends {
+            ensure(last.is_none_or(|last| last < order) && order < self.state.pool.next_order, "backends")?;
+            last = Some(order);
+            ensure(hot.warm.len() <= spec.warm_max as usize, "warm")?;
+            let distinct: BTreeSet<u64> = hot.warm.iter().copied().collect();
+            ensure(distinct.len() == hot.warm.len() && !distinct.contains(&0), "warm")?;
+            ensure(hot.completed.max(hot.failed).max(hot.lost) <= NUMBER_MAX, "backends")?;
+            // Live leases are counted when they are put back.
+            hot.live = 0;
+            let pool = &mut self.state.pool;
+            let id = pool.restore(spec, order, draining, leaving, hot, now).ok_or_else(|| corrupt("backends"))?;
+            self.backends.push(id);
+        }
+        Ok(())
+    }
+
+    fn routes(&mut self, routes: Vec<RouteBody>) -> Check {
+        let mut last = None;
+        let families = self.state.pool.families().count();
+        for RouteBody { name, order, family, kind, model, paused, service } in routes {
+            ensure(last.is_none_or(|last| last < order) && order < self.state.table.next_order, "routes")?;
+            last = Some(order);
+            ensure((family as usize) < families && self.state.table.routes.find(&name).is_none(), "routes")?;
+            let mut record = RouteRecord::new(order, family, kind, Arc::from(model));
+            record.paused = paused;
+            record.service = service;
+            let next = self.state.table.next_order;
+            let id = self.state.insert_route(&name, record).ok_or_else(|| corrupt("routes"))?;
+            self.state.table.next_order = next;
+            self.routes.push(id);
+        }
+        Ok(())
+    }
+
+    fn customers(&mut self, customers: Vec<CustomerBody>) -> Check {
+        let mut last = None;
+        for CustomerBody { name, order, policy, bucket, timer } in customers {
+            let next = self.state.scalars.customer;
+            ensure(last.is_none_or(|last| last < order) && order < next, "customers")?;
+            last = Some(order);
+            ensure(self.state.customers.find(&name).is_none(), "customers")?;
+            if let Some(policy) = &policy {
+                policy.check().map_err(|_| corrupt("policy"))?;
+            }
+            let id = self.state.insert_customer(&name, policy.map(Arc::new)).ok_or_else(|| corrupt("customers"))?;
+            self.state.scalars.customer = next;
+            let record = &mut self.state.customers[id];
+            record.order = order;
+            record.bucket = bucket;
+            ensure(bucket.last() <= self.state.now, "bucket")?;
+            self.timers.extend(timer.map(|at| (id, at)));
+            self.customers.push(id);
+        }
+        Ok(())
+    }
+
+    fn shares(&mut self, shares: Vec<ShareBody>) -> Check {
+        let families = self.state.pool.families().count();
+        for ShareBody { customer, family, lane, finish, latest } in shares {
+            let customer = *self.customers.get(customer as usize).ok_or_else(|| corrupt("shares"))?;
+            ensure((family as usize) < families && (lane as usize) < LANES, "shares")?;
+            let share = Share { customer, pool: family, lane, finish, latest };
+            ensure(share.is_sound(), "shares")?;
+            self.state.places.set_share(share);
+        }
+        // What a customer submits next stands behind what it has in line.
+        for slot in &self.listed {
+            let job = &self.state.jobs[*slot];
+            let family = self.state.table.routes[job.route].family;
+            ensure(self.state.places.is_behind(job.customer, family, job.key), "shares")?;
+        }
+        Ok(())
+    }
+
+    fn jobs(&mut self, jobs: Vec<JobBody>, leases: Vec<LeaseBody>) -> Check {
+        let mut last = None;
+        for body in jobs {
+            let sequence = Key::from_bits(body.key).sequence();
+            let next = self.state.scalars.sequence;
+            ensure(last.is_none_or(|last| last < sequence) && sequence < next, "jobs")?;
+            last = Some(sequence);
+            let listed = body.listed;
+            let job = self.job(body)?;
+            ensure(self.state.jobs.find(job.id).is_none(), "jobs")?;
+            if let Some(own) = job.idempotency() {
+                ensure(self.state.jobs.find_key(job.customer, &own.key).is_none(), "idempotency")?;
+            }
+            let slot = self.state.insert_job(job);
+            self.jobs.push(slot);
+            if listed {
+                self.listed.insert(slot);
+            }
+        }
+        for lease in leases {
+            self.lease(lease)?;
+        }
+        for slot in &self.jobs {
+            let hot = self.state.jobs[*slot].hot;
+            ensure((hot.state == JobState::Running) == (hot.lease != NO_LEASE), "leases")?;
+        }
+        Ok(())
+    }
+
+    fn job(&self, body: JobBody) -> Result<Job, SnapshotError> {
+        let now = self.state.now;
+        let key = Key::from_bits(body.key);
+        let customer = *self.customers.get(body.customer as usize).ok_or_else(|| corrupt("customer of a job"))?;
+        let route = *self.routes.get(body.route as usize).ok_or_else(|| corrupt("route of a job"))?;
+        ensure((key.lane() as usize) < LANES && key.lane() <= body.priority.lane(), "lane of a job")?;
+        ensure(body.created <= now && body.since <= now, "times of a job")?;
+        ensure(body.state.is_terminal() == body.outcome.is_some(), "outcome of a job")?;
+        ensure(body.outcome.as_ref().is_none_or(|outcome| outcome.state() == body.state), "outcome of a job")?;
+        let queued = body.state == JobState::Queued;
+        ensure(queued || (body.hold == Hold::None && !body.listed), "hold of a job")?;
+        ensure(!(body.hold == Hold::Backoff && body.listed), "hold of a job")?;
+        let not_before = body.extra.as_ref().map(|extra| extra.not_before);
+        ensure(body.hold != Hold::Backoff || not_before.is_some_and(|at| at >= now), "hold of a job")?;
+        let extra = body.extra.map(|extra| {
+            Box::new(Extra {
+                timeouts: extra.timeouts,
+                idempotency: extra.idempotency,
+                not_before: extra.not_before,
+                absorbed: extra.absorbed,
+                billable: extra.billable,
+                losses: extra.losses,
+                failure: extra.failure,
+            })
+        });
+        Ok(Job {
+            id: body.id,
+            key,
+            payload: body.payload,
+            created: body.created,
+            estimate: body.estimate,
+            affinity: body.affinity,
+            extra,
+            outcome: body.outcome.map(Box::new),
+            customer,
+            route,
+            tokens: body.tokens,
+            task: body.task,
+            hot: JobHot {
+                started: body.started,
+                since: body.since,
+                lease: NO_LEASE,
+                version: body.version,
+                progress_ppm: body.progress_ppm,
+                attempts: body.attempts,
+                requeues: body.requeues,
+                state: body.state,
+                priority: body.priority,
+                hold: body.hold,
+                paid: body.paid,
+            },
+        })
+    }
+
+    fn lease(&mut self, body: LeaseBody) -> Check {
+        let item = *self.jobs.get(body.job as usize).ok_or_else(|| corrupt("leases"))?;
+        let backend = *self.backends.get(body.backend as usize).ok_or_else(|| corrupt("leases"))?;
+        let id = LeaseId::from_u64(body.id);
+        let mut hot = self.state.jobs[item].hot;
+        ensure(hot.state == JobState::Running && hot.lease == NO_LEASE, "leases")?;
+        ensure(body.id > 0 && body.id < self.state.pool.next_lease, "leases")?;
+        ensure(self.state.pool.find_lease(id).is_none(), "leases")?;
+        ensure(body.granted <= self.state.now && body.deadline >= self.state.now, "times of a lease")?;
+        hot.lease = self.state.pool.put_lease(LeaseRecord {
+            id,
+            item,
+            backend,
+            permit: body.permit,
+            probe: body.probe,
+            warm: body.warm,
+            granted: body.granted,
+            deadline: body.deadline,
+            lease_for: body.lease_for,
+        });
+        self.state.pool.entry_mut(backend).hot.live += 1;
+        self.state.set_hot(item, hot);
+        Ok(())
+    }
+
+    /// Puts queued jobs to their places, in service order, so that each finds its flow as it was.
+    fn places(&mut self) {
+        let now = self.state.now;
+        for backend in &self.backends {
+            self.state.pool.refresh(*backend, now);
+            self.state.refresh_backend(*backend);
+        }
+        let mut queued: Vec<u32> = self.jobs.clone();
+        queued.retain(|slot| self.state.jobs[*slot].hot.state == JobState::Queued);
+        queued.sort_unstable_by_key(|slot| self.state.jobs[*slot].key);
+        for slot in queued {
+            let job = &self.state.jobs[slot];
+            let (customer, route, key, hold) = (job.customer, job.route, job.key, job.hot.hold);
+            if self.listed.contains(&slot) {
+                self.state.places.relist(slot, customer, route, key);
+            } else {
+                self.state.places.restore(slot, route, key, hold == Hold::None);
+            }
+            if hold == Hold::Parked {
+                self.state.places.set_ready(slot, false);
+                self.state.parked.insert((customer, key, slot));
+            }
+            self.state.refresh_route(route);
+        }
+    }
+
+    fn retained(&mut self, retained: &[u32]) -> Check {
+        let mut last = Timestamp::EPOCH;
+        let mut seen = BTreeSet::new();
+        for index in retained {
+            let slot = *self.jobs.get(*index as usize).ok_or_else(|| corrupt("retained"))?;
+            let ended = self.state.jobs[slot].finished().ok_or_else(|| corrupt("retained"))?;
+            ensure(ended >= last && seen.insert(slot), "retained")?;
+            last = ended;
+            self.state.jobs.retain(slot);
+        }
+        ensure(seen.len() == self.state.jobs.terminal() as usize, "retained")
+    }
+
+    fn outbox(&mut self, outbox: &crate::billing::Outbox<SettlementBody>) -> Check {
+        ensure(outbox.config() == self.state.outbox.config(), "outbox")?;
+        let (customers, routes) = (self.customers.len(), self.routes.len());
+        ensure(
+            outbox.iter().all(|own| (own.customer as usize) < customers && (own.route as usize) < routes),
+            "outbox",
+        )?;
+        let room = u64::from(self.state.config.jobs_max);
+        ensure(u64::from(self.state.jobs.live()) + outbox.len() as u64 <= room, "outbox")?;
+        for own in outbox.iter() {
+            let (customer, route) = (self.customers[own.customer as usize], self.routes[own.route as usize]);
+            self.state.refer(customer, route);
+        }
+        let (customers, routes) = (&self.customers, &self.routes);
+        self.state.outbox = outbox.map(|own| settlement(own, customers, routes));
+        Ok(())
+    }
+
+    /// Each job that came in is live or has ended, and each that ended has its settlement and is kept or was forgotten.
+    fn tallies(&self) -> Check {
+        let State { jobs, outbox, scalars, .. } = &self.state;
+        let counters = &scalars.counters;
+        let ended = counters.completed + counters.errors + counters.cancelled;
+        ensure(counters.submitted == ended + u64::from(jobs.live()), "counters")?;
+        ensure(ended == outbox.pushed_total(), "counters")?;
+        ensure(ended == counters.forgotten + u64::from(jobs.terminal()), "counters")
+    }
+
+    fn finish(self) -> Result<State, SnapshotError> {
+        let Self { mut state, jobs, routes, timers, .. } = self;
+        for slot in jobs {
+            if !state.jobs[slot].hot.state.is_terminal() {
+                state.rearm_job(slot);
+            }
+        }
+        for (customer, at) in timers {
+            state.arm_customer(customer, at);
+        }
+        for route in routes {
+            state.refresh_route(route);
+        }
+        let woken = state.parked.iter().all(|(customer, _, slot)| state.is_woken(*customer, *slot));
+        ensure(woken, "hold of a job")?;
+        state.idle_customers.clear();
+        state.idle_routes.clear();
+        Ok(state)
+    }
+}
+
+fn settlement(own: &SettlementBody, customers: &[u32], routes: &[u32]) -> SettlementRecord {
+    SettlementRecord {
+        job: own.job,
+        customer: customers[own.customer as usize],
+        route: routes[own.route as usize],
+        task: own.task,
+        state: own.state,
+        measured: own.measured,
+        attempts: own.attempts,
+        requeues: own.requeues,
+        price_version: own.price_version,
+        price: own.price,
+        usage: own.usage,
+        absorbed: own.absorbed,
+        charge: own.charge,
+        created: own.created,
+        started: own.started,
+        finished: own.finished,
+        backend: own.backend.clone(),
+        tier: own.tier.clone(),
+        device: own.device.clone(),
+        more_devices: own.more_devices.clone(),
+    }
+}
+
+fn ensure(holds: bool, what: &'static str) -> Check {
+    if holds { Ok(()) } else { Err(corrupt(what)) }
+}
+
+fn corrupt(what: &'static str) -> SnapshotError {
+    SnapshotError::Corrupt { what }
+}
+
+/// As many and more are left, and the sum of a few does not overflow.
+const NUMBER_MAX: u64 = 1 << 60;

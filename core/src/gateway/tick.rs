@@ -1,0 +1,253 @@
+//! Time: what falls due, in which order, and when to call again.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
+)]
+
+use alloc::string::String;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::EventKind;
+use super::lifecycle::Failure;
+use super::settlement::Spent;
+use super::state::{State, not_before};
+use crate::backend::Verdict;
+use crate::billing::Usage;
+use crate::failure::FailureClass;
+use crate::job::{CancelReason, Hold, JobFailure, JobState, Outcome};
+use crate::time::{Span, Timestamp};
+
+/// What a call of [`crate::Gateway::advance`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Advance {
+    /// Deadlines handled.
+    pub handled: u32,
+    /// The machine's time after it.
+    pub now: Timestamp,
+    /// Whether more is due already: call again at once.
+    pub more: bool,
+    /// How far the host's clock leapt ahead, when it was not believed.
+    pub leapt: Option<Span>,
+    /// When to call again; `None`: no deadline is armed.
+    pub next_deadline: Option<Timestamp>,
+}
+
+/// What falls due next. At one instant jobs come before customers, those before backends, then the outbox and the
+/// records that leave; within a kind, order of arrival decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Job,
+    Customer,
+    Backend,
+    Outbox,
+    Record,
+}
+
+impl State {
+    /// Takes a reading of the host's clock and handles what is due by then, at the instant at which it is due.
+    ///
+    /// The machine's time never passes a deadline that was not handled: with more than `due_max` due it stops at the
+    /// last one handled, and the command that follows happens then.
+    #[inline]
+    pub(crate) fn tick(&mut self, reading: Timestamp) -> (u32, bool) {
+        // Nearly always nothing is due and the clock just went on a little.
+        if self.clock.offset().is_zero() && self.clock.now() == self.now && self.now.max(reading) < self.earliest() {
+            self.clock.resync(reading);
+            self.now = self.clock.now();
+            return (0, false);
+        }
+        self.tick_slowly(reading)
+    }
+
+    fn tick_slowly(&mut self, reading: Timestamp) -> (u32, bool) {
+        let awaited = self.earliest().max(self.now);
+        if self.jobs.live() == 0 || awaited == Timestamp::MAX {
+            // No deadline of a job could be hurt by a leap, and an idle host is not asked to call.
+            self.clock.resync(reading);
+        } else if let Some(leap) = self.clock.observe_awaited(reading, awaited) {
+            self.scalars.counters.clock_leaps += 1;
+            self.emit(EventKind::ClockLeapt(leap));
+        }
+        let target = self.clock.now();
+        let mut handled = 0;
+        while self.earliest() <= target {
+            let Some((at, due)) = self.next_due() else { break };
+            if handled == self.config.due_max {
+                return (handled, true);
+            }
+            self.now = self.now.max(at);
+            self.handle_due(due);
+            // What nobody refers to any more since then is looked after at that instant, however late the host calls.
+            self.tidy();
+            self.changes = self.changes.wrapping_add(1);
+            handled += 1;
+        }
+        self.now = target;
+        (handled, false)
+    }
+
+    /// The earliest deadline, or the last instant, which is never.
+    #[inline]
+    fn earliest(&self) -> Timestamp {
+        let or_never = |at: Option<Timestamp>| at.unwrap_or(Timestamp::MAX);
+        let timers = or_never(self.jobs.timers.next_deadline())
+            .min(or_never(self.customer_timers.next_deadline()))
+            .min(or_never(self.backend_timers.next_deadline()));
+        let leaves = or_never(self.jobs.next_to_leave().map(|(at, _)| at));
+        timers.min(leaves).min(or_never(self.outbox.next_deadline()))
+    }
+
+    /// When something falls due next.
+    pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
+        self.next_due().map(|(at, _)| at.max(self.now))
+    }
+
+    fn next_due(&self) -> Option<(Timestamp, Due)> {
+        let sources = [
+            (self.jobs.timers.next_deadline(), Due::Job),
+            (self.customer_timers.next_deadline(), Due::Customer),
+            (self.backend_timers.next_deadline(), Due::Backend),
+            (self.outbox.next_deadline(), Due::Outbox),
+            (self.jobs.next_to_leave().map(|(at, _)| at), Due::Record),
+        ];
+        sources.into_iter().filter_map(|(at, due)| at.map(|at| (at, due))).min()
+    }
+
+    fn handle_due(&mut self, due: Due) {
+        match due {
+            Due::Job => {
+                if let Some((slot, _)) = self.jobs.timers.pop_due(self.now) {
+                    self.handle_job(slot);
+                }
+            }
+            Due::Customer => {
+                if let Some((customer, _)) = self.customer_timers.pop_due(self.now) {
+                    self.handle_customer(customer);
+                }
+            }
+            Due::Backend => {
+                if let Some((backend, _)) = self.backend_timers.pop_due(self.now) {
+                    let now = self.now;
+                    self.pool.entry_mut(backend).hot.breaker.handle_timeout(now);
+                    self.pool.refresh(backend, now);
+                    self.refresh_backend(backend);
+                }
+            }
+            Due::Outbox => {
+                self.outbox.handle_timeout(self.now);
+            }
+            Due::Record => {
+                if let Some((_, slot)) = self.jobs.next_to_leave() {
+                    self.forget(slot);
+                    self.jobs.drop_stale_front();
+                }
+            }
+        }
+    }
+
+    /// Handles the weightiest of a job's deadlines that are due: what ends it before what only moves it.
+    fn handle_job(&mut self, slot: u32) {
+        let now = self.now;
+        let job = &self.jobs[slot];
+        let deadlines = self.jobs.deadlines(job);
+        match job.hot.state {
+            JobState::Queued if deadlines.total <= now => self.give_up_queued(slot, CancelReason::TotalTimeout),
+            JobState::Queued if deadlines.start <= now => self.give_up_queued(slot, CancelReason::StartTimeout),
+            JobState::Queued if deadlines.queue <= now => self.give_up_queued(slot, CancelReason::QueueTimeout),
+            JobState::Queued if job.hot.hold == Hold::Backoff && not_before(job) <= now => {
+                let mut hot = job.hot;
+                hot.hold = Hold::None;
+                self.set_hot(slot, hot);
+                self.set_ready(slot, true);
+                self.rearm_job(slot);
+            }
+            JobState::Queued if self.ages_at(job) <= now => self.age(slot),
+            JobState::Queued => self.rearm_job(slot),
+            JobState::Running if deadlines.total <= now => self.time_out_running(slot),
+            JobState::Running if deadlines.run <= now => {
+                let failure = Failure::new(FailureClass::Timeout, String::from("the attempt took too long"));
+                self.fail_attempt(slot, failure, &Usage::unmeasured());
+            }
+            JobState::Running => {
+                let lease = self.pool.lease_record(job.hot.lease);
+                if lease.is_some_and(|lease| lease.deadline <= now) {
+                    self.lose_attempt(slot);
+                } else {
+                    self.rearm_job(slot);
+                }
+            }
+            JobState::Complete | JobState::Error | JobState::Cancelled => {}
+        }
+    }
+
+    fn time_out_running(&mut self, slot: u32) {
+        let payer = self.payer_of_failure(false);
+        let spent = self.end_attempt(slot, Verdict::Neutral, &Usage::unmeasured(), payer);
+        let failure = JobFailure {
+            class: FailureClass::Timeout,
+            message: "the job's whole time was over".into(),
+            retriable: false,
+        };
+        self.finish(slot, Outcome::Error(failure), spent.unwrap_or_else(Spent::nothing));
+    }
+
+    /// Lifts a waiting job a lane, to the place that an arrival there would get now.
+    fn age(&mut self, slot: u32) {
+        let job = &self.jobs[slot];
+        let (lane, sequence, mut hot) = (job.lane().saturating_sub(1), job.key.sequence(), job.hot);
+        self.dequeue(slot);
+        if hot.hold == Hold::Parked {
+            // Its customer is asked again in the new lane.
+            hot.hold = Hold::None;
+            self.set_hot(slot, hot);
+        }
+        self.enqueue(slot, lane, sequence);
+        self.rearm_job(slot);
+        self.scalars.counters.aged += 1;
+        self.emit(EventKind::Aged(self.jobs[slot].id));
+    }
+
+    fn handle_customer(&mut self, customer: u32) {
+        let record = &self.customers[customer];
+        if record.refs > 0 {
+            return self.unpark(customer);
+        }
+        let full = self.policy(customer).rate.map_or(self.now, |rate| record.bucket.full_at(&rate));
+        if full > self.now {
+            return self.arm_customer(customer, full);
+        }
+        if record.policy.is_none() {
+            self.places.forget_customer(customer);
+            self.customers.remove(customer);
+        }
+    }
+
+    /// Looks after what nothing refers to any more. The end of every command that is not inside another, and of each
+    /// deadline handled.
+    pub(crate) fn tidy(&mut self) {
+        self.jobs.drop_stale_front();
+        self.places.sweep();
+        while let Some(customer) = self.idle_customers.pop() {
+            let idle = self.customers.get(customer).is_some_and(|record| record.refs == 0 && record.policy.is_none());
+            if idle && self.customer_timers.armed(customer).is_none() {
+                self.arm_customer(customer, self.now + self.config.customer_idle);
+            }
+        }
+        while let Some(route) = self.idle_routes.pop() {
+            let idle = self.table.routes.get(route).filter(|record| record.is_idle()).map(|record| record.family);
+            if let Some(family) = idle {
+                self.drop_route(route);
+                if self.pool.is_unserved(family) {
+                    self.drop_families();
+                }
+            }
+        }
+        if self.pool.has_leaving() {
+            self.reap();
+        }
+    }
+}

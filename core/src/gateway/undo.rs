@@ -1,0 +1,170 @@
+//! The undo log: how a transaction that failed leaves no trace.
+//!
+//! Each primitive of [`State`] that changes something notes its inverse. Rolling back runs the inverses, newest first,
+//! through the same primitives, so that whatever hangs on a change (counts, orders, links) follows both ways.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
+)]
+
+use alloc::boxed::Box;
+
+use super::state::{Scalars, State};
+use crate::backend::{BackendHot, LeaseRecord};
+use crate::job::{Extra, Job, JobHot, Outcome, Payload};
+use crate::limiter::TokenBucket;
+use crate::queue::{Key, Removed, Share};
+use crate::time::{GpuNanos, Timestamp};
+
+/// The inverse of one change.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    JobInserted { job: u32 },
+    JobRemoved { job: Box<Job> },
+    JobHot { job: u32, hot: JobHot },
+    JobKey { job: u32, key: Key },
+    JobExtra { job: u32, extra: Option<Box<Extra>> },
+    JobOutcome { job: u32, outcome: Option<Box<Outcome>> },
+    JobPayload { job: u32, payload: Payload },
+    Retained,
+    Pushed { job: u32, share: Option<Share> },
+    Removed { job: u32, removed: Box<Removed> },
+    Readied { job: u32, ready: bool },
+    Served { route: u32, lane: u8, clock: u128 },
+    Shared { share: Share },
+    Parked { customer: u32, key: Key, job: u32 },
+    Unparked { customer: u32, key: Key, job: u32 },
+    CustomerInserted { customer: u32 },
+    CustomerRefs { customer: u32, refs: u32 },
+    Bucket { customer: u32, bucket: TokenBucket },
+    RouteInserted { route: u32 },
+    RouteRefs { route: u32, refs: u32 },
+    RouteService { route: u32, service: GpuNanos },
+    Backend { backend: u32, hot: Box<BackendHot> },
+    LeasePut { lease: u32 },
+    LeaseTaken { lease: u32, record: Box<LeaseRecord> },
+    LeaseDeadline { lease: u32, deadline: Timestamp },
+    JobTimer { job: u32, at: Timestamp },
+    CustomerTimer { customer: u32, at: Timestamp },
+    BackendTimer { backend: u32, at: Timestamp },
+    Charged { seq: u64 },
+}
+
+/// A point a transaction can go back to.
+#[derive(Clone, Debug)]
+pub(crate) struct Savepoint {
+    undo: usize,
+    events: usize,
+    scalars: Scalars,
+    next_lease: u64,
+    next_route: u64,
+}
+
+impl State {
+    /// Notes an inverse, if a transaction is under way.
+    pub(crate) fn note(&mut self, undo: impl FnOnce(&Self) -> Undo) {
+        if self.recording {
+            let undo = undo(self);
+            self.undo.push(undo);
+        }
+    }
+
+    pub(crate) fn savepoint(&self) -> Savepoint {
+        Savepoint {
+            undo: self.undo.len(),
+            events: self.held_events.len(),
+            scalars: self.scalars,
+            next_lease: self.pool.next_lease,
+            next_route: self.table.next_order,
+        }
+    }
+
+    /// Undoes everything since the savepoint.
+    ///
+    /// # Complexity
+    /// That of what is undone.
+    pub(crate) fn roll_back(&mut self, to: &Savepoint) {
+        let recording = core::mem::replace(&mut self.recording, false);
+        while self.undo.len() > to.undo {
+            if let Some(undo) = self.undo.pop() {
+                self.revert(undo);
+            }
+        }
+        self.held_events.truncate(to.events);
+        self.scalars = to.scalars;
+        self.pool.next_lease = to.next_lease;
+        self.table.next_order = to.next_route;
+        self.recording = recording;
+    }
+
+    fn revert(&mut self, undo: Undo) {
+        match undo {
+            Undo::JobInserted { job } => {
+                if let Some(job) = self.jobs.remove(job) {
+                    self.count_customer(job.customer, Some(job.hot.state), None);
+                }
+            }
+            Undo::JobRemoved { job } => {
+                self.jobs.insert(*job);
+            }
+            Undo::JobHot { job, hot } => self.set_hot(job, hot),
+            Undo::JobKey { job, key } => self.jobs[job].key = key,
+            Undo::JobExtra { job, extra } => self.jobs[job].extra = extra,
+            Undo::JobOutcome { job, outcome } => self.jobs[job].outcome = outcome,
+            Undo::JobPayload { job, payload } => self.jobs[job].payload = payload,
+            Undo::Retained => self.jobs.unretain(),
+            Undo::Pushed { job, share } => {
+                let route = self.jobs[job].route;
+                self.places.unpush(job, share);
+                self.refresh_route(route);
+            }
+            Undo::Removed { job, removed } => {
+                let route = self.jobs[job].route;
+                self.places.unremove(job, route, *removed);
+                self.refresh_route(route);
+            }
+            Undo::Readied { job, ready } => self.set_ready(job, ready),
+            Undo::Served { route, lane, clock } => {
+                let family = self.table.routes[route].family;
+                self.places.set_clock(family, lane, clock);
+            }
+            Undo::Shared { share } => self.places.set_share(share),
+            Undo::Parked { customer, key, job } => {
+                self.parked.remove(&(customer, key, job));
+            }
+            Undo::Unparked { customer, key, job } => {
+                self.parked.insert((customer, key, job));
+            }
+            Undo::CustomerInserted { customer } => {
+                self.places.forget_customer(customer);
+                self.customers.remove(customer);
+            }
+            Undo::CustomerRefs { customer, refs } => self.customers[customer].refs = refs,
+            Undo::Bucket { customer, bucket } => self.customers[customer].bucket = bucket,
+            Undo::RouteInserted { route } => self.drop_route(route),
+            Undo::RouteRefs { route, refs } => self.table.routes[route].refs = refs,
+            Undo::RouteService { route, service } => self.table.routes[route].service = service,
+            Undo::Backend { backend, hot } => {
+                let now = self.now;
+                self.pool.set_hot(backend, *hot, now);
+                self.refresh_backend(backend);
+            }
+            Undo::LeasePut { lease } => {
+                self.pool.take_lease(lease);
+            }
+            Undo::LeaseTaken { lease, record } => {
+                let slot = self.pool.put_lease(*record);
+                debug_assert_eq!(slot, lease, "slots are given in the order they were freed");
+            }
+            Undo::LeaseDeadline { lease, deadline } => self.pool.set_deadline(lease, deadline),
+            Undo::JobTimer { job, at } => self.arm_job(job, at),
+            Undo::CustomerTimer { customer, at } => self.arm_customer(customer, at),
+            Undo::BackendTimer { backend, at } => self.arm_backend(backend, at),
+            Undo::Charged { seq } => {
+                let taken_back = self.outbox.truncate_back(seq);
+                debug_assert_eq!(taken_back, Ok(1), "a transaction hands out no settlement");
+            }
+        }
+    }
+}

@@ -1,0 +1,684 @@
+//! The job store by itself: for hosts that bring their own queue and backends.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
+)]
+
+use alloc::boxed::Box;
+use alloc::string::String;
+
+use blake2::digest::consts::U16;
+use blake2::{Blake2b, Digest};
+use serde::{Deserialize, Serialize};
+
+use super::table::{Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
+use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Payload, Priority, Task, Timeouts};
+use crate::coded::{Full, InputError};
+use crate::error::{JobError, SubmitError};
+use crate::failure::FailureClass;
+use crate::id::{JobId, NAME_LEN_MAX, check_name};
+use crate::queue::Key;
+use crate::registry::Registry;
+use crate::time::{Span, Timestamp};
+
+/// Limits of a [`JobStore`].
+///
+/// ```
+/// use libgateway::{JobStoreConfig, Span};
+/// let config = JobStoreConfig::default().jobs_max(10).retain_for(Span::from_secs(60));
+/// assert_eq!((config.jobs_max, config.retain_for), (10, Span::from_secs(60)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct JobStoreConfig {
+    /// Jobs that have not ended.
+    pub jobs_max: u32,
+    /// Ended jobs are kept so long.
+    pub retain_for: Span,
+    /// And at most so many.
+    pub retained_max: u32,
+    /// Longest payload, output and failure message in bytes.
+    pub payload_len_max: u32,
+    /// The four clocks of a job that does not bring its own.
+    pub timeouts: Timeouts,
+    /// Keys the hash tables.
+    pub seed: u64,
+}
+
+/// Jobs by id, each with one state that only moves as the lifecycle table says.
+///
+/// The order of calls: [`JobStore::insert`]; [`JobStore::start`], which numbers the attempt; then one of
+/// [`JobStore::complete`], [`JobStore::fail`], [`JobStore::requeue`] with that number: an answer of an attempt that is no
+/// longer the present one is refused and changes nothing. [`JobStore::handle_timeout`] at [`JobStore::next_deadline`].
+/// Time that goes back counts as the latest seen.
+///
+/// ```
+/// use libgateway::{JobId, JobState, JobStore, JobStoreConfig, NewJob, Output, Timestamp};
+/// let now = Timestamp::from_secs(1);
+/// let mut store = JobStore::new(JobStoreConfig::default(), now);
+/// let id = store.insert(now, NewJob::new(JobId::from_entropy(1), "acme").payload("a red fox"))?;
+/// let lost = store.start(now, id)?;
+/// store.requeue(now, id, lost)?;
+/// let attempt = store.start(now, id)?;
+/// assert!(store.complete(now, id, lost, Output::url("late.webp")).is_err());
+/// store.complete(now, id, attempt, Output::url("1.webp"))?;
+/// assert_eq!(store.get(id).map(|job| job.state), Some(JobState::Complete));
+/// assert_eq!(store.count(JobState::Complete), 1);
+/// # Ok::<(), libgateway::error::Error>(())
+/// ```
+pub struct JobStore {
+    config: JobStoreConfig,
+    table: JobTable,
+    customers: Registry<u32>,
+    now: Timestamp,
+    sequence: u64,
+}
+
+/// A job to be stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct NewJob<'a> {
+    /// Its id, from the host's entropy.
+    pub id: JobId,
+    /// Who asks.
+    pub customer: &'a str,
+    /// The body.
+    #[serde(default)]
+    pub payload: Payload,
+    /// Equal keys of one customer are the same job.
+    #[serde(default)]
+    pub idempotency_key: Option<&'a str>,
+    /// Its own clocks.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A stored job as it stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct StoredJob {
+    /// Its id.
+    pub id: JobId,
+    /// Who asked.
+    pub customer: String,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// The body; empty once the job has ended.
+    pub payload: Payload,
+    /// When it was inserted.
+    pub created: Timestamp,
+    /// When its latest attempt began.
+    pub started: Option<Timestamp>,
+    /// When it ended.
+    pub finished: Option<Timestamp>,
+    /// How far it is, in parts per million.
+    pub progress_ppm: u32,
+    /// The number of its latest attempt; 0 before the first.
+    pub attempt: u32,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+    /// Rises with each change.
+    pub version: u32,
+}
+
+impl Default for JobStoreConfig {
+    fn default() -> Self {
+        Self {
+            jobs_max: 1_000_000,
+            retain_for: Span::from_secs(3_600),
+            retained_max: 100_000,
+            payload_len_max: 10_485_760,
+            timeouts: Timeouts::NONE,
+            seed: 0,
+        }
+    }
+}
+
+impl JobStoreConfig {
+    /// Sets [`JobStoreConfig::jobs_max`].
+    #[must_use]
+    pub const fn jobs_max(mut self, jobs_max: u32) -> Self {
+        self.jobs_max = jobs_max;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::retain_for`].
+    #[must_use]
+    pub const fn retain_for(mut self, retain_for: Span) -> Self {
+        self.retain_for = retain_for;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::retained_max`].
+    #[must_use]
+    pub const fn retained_max(mut self, retained_max: u32) -> Self {
+        self.retained_max = retained_max;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::payload_len_max`].
+    #[must_use]
+    pub const fn payload_len_max(mut self, payload_len_max: u32) -> Self {
+        self.payload_len_max = payload_len_max;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::timeouts`].
+    #[must_use]
+    pub const fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::seed`].
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+}
+
+impl<'a> NewJob<'a> {
+    /// A job without payload, key or clocks of its own.
+    pub fn new(id: JobId, customer: &'a str) -> Self {
+        Self { id, customer, payload: Payload::EMPTY, idempotency_key: None, timeouts: Timeouts::NONE }
+    }
+
+    /// Sets [`NewJob::payload`].
+    #[must_use]
+    pub fn payload(mut self, payload: impl Into<Payload>) -> Self {
+        self.payload = payload.into();
+        self
+    }
+
+    /// Sets [`NewJob::idempotency_key`].
+    #[must_use]
+    pub fn idempotency_key(mut self, key: &'a str) -> Self {
+        self.idempotency_key = Some(key);
+        self
+    }
+
+    /// Sets [`NewJob::timeouts`].
+    #[must_use]
+    pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
+        self.timeouts = timeouts;
+        self
+    }
+}
+
+impl JobStore {
+    /// An empty store. Any configuration can be: a maximum of 0 keeps nothing.
+    pub fn new(config: JobStoreConfig, now: Timestamp) -> Self {
+        let JobStoreConfig { retain_for, retained_max, timeouts, seed, .. } = config;
+        Self {
+            config,
+            table: JobTable::new(TableLimits { retain_for, retained_max, timeouts, seed }),
+            customers: Registry::new("customers", u32::MAX, seed),
+            now,
+            sequence: 0,
+        }
+    }
+
+    /// Stores a job. Returns its id, or that of the job its idempotency key stands for already.
+    ///
+    /// # Errors
+    /// [`SubmitError::Input`]; [`SubmitError::IdempotencyConflict`]; [`SubmitError::DuplicateJob`]; [`SubmitError::Full`].
+    pub fn insert(&mut self, now: Timestamp, job: NewJob<'_>) -> Result<JobId, SubmitError> {
+        self.handle_timeout(now);
+        check_name("customer", job.customer, NAME_LEN_MAX)?;
+        self.check_len("payload", job.payload.len())?;
+        let idempotency = match job.idempotency_key {
+            None => None,
+            Some(key) => {
+                check_name("idempotency_key", key, NAME_LEN_MAX)?;
+                let fingerprint = Blake2b::<U16>::digest(job.payload.as_bytes()).into();
+                Some(Idempotency { key: Box::from(key), fingerprint })
+            }
+        };
+        let known = self.customers.find(job.customer);
+        let same = idempotency.as_ref().zip(known).and_then(|(own, customer)| self.table.find_key(customer, &own.key));
+        if let Some(slot) = same {
+            let stored = &self.table[slot];
+            let equal = stored.idempotency() == idempotency.as_ref();
+            return if equal { Ok(stored.id) } else { Err(SubmitError::IdempotencyConflict { job: stored.id }) };
+        }
+        if self.table.find(job.id).is_some() {
+            return Err(SubmitError::DuplicateJob { job: job.id });
+        }
+        if self.table.live() >= self.config.jobs_max {
+            return Err(Full { what: "jobs", max: u64::from(self.config.jobs_max) }.into());
+        }
+        let customer = match known {
+            Some(customer) => customer,
+            None => self.customers.insert(job.customer, 0)?,
+        };
+        self.customers[customer] += 1;
+        let extra = (idempotency.is_some() || job.timeouts != Timeouts::NONE)
+            .then(|| Box::new(Extra { timeouts: job.timeouts, idempotency, ..Extra::default() }));
+        let slot = self.table.insert(Job {
+            id: job.id,
+            key: Key::new(0, 0, self.sequence),
+            payload: job.payload,
+            created: self.now,
+            estimate: 0,
+            affinity: 0,
+            extra,
+            outcome: None,
+            customer,
+            route: 0,
+            tokens: 0,
+            task: Task::T2i,
+            hot: JobHot::queued(self.now, Priority::Normal),
+        });
+        self.sequence += 1;
+        self.rearm(slot);
+        Ok(job.id)
+    }
+
+    /// Lets a queued job run. Returns the number of the attempt, from 1.
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::NotAllowed`].
+    pub fn start(&mut self, now: Timestamp, id: JobId) -> Result<u32, JobError> {
+        self.handle_timeout(now);
+        let (slot, mut hot) = self.step(id, JobEvent::Lease)?;
+        hot.started = self.now;
+        hot.progress_ppm = 0;
+        hot.attempts = hot.attempts.saturating_add(1);
+        // The attempt stands where a gateway keeps its lease.
+        hot.lease = u32::from(hot.attempts);
+        self.set(slot, hot);
+        Ok(u32::from(hot.attempts))
+    }
+
+    /// Takes an attempt's result.
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::NotAllowed`]; [`JobError::StaleAttempt`]; [`JobError::Input`] for an empty or
+    /// over-long output.
+    pub fn complete(&mut self, now: Timestamp, id: JobId, attempt: u32, output: Output) -> Result<(), JobError> {
+        self.handle_timeout(now);
+        let (slot, hot) = self.attempt(id, attempt, JobEvent::Succeed)?;
+        if output.is_empty() {
+            return Err(InputError::Empty { field: "output" }.into());
+        }
+        self.check_len("output", output.len())?;
+        self.finish(slot, hot, Outcome::Complete(output));
+        Ok(())
+    }
+
+    /// Takes an attempt's failure, for good.
+    ///
+    /// # Errors
+    /// As [`JobStore::complete`].
+    pub fn fail(&mut self, now: Timestamp, id: JobId, attempt: u32, failure: JobFailure) -> Result<(), JobError> {
+        self.handle_timeout(now);
+        let (slot, hot) = self.attempt(id, attempt, JobEvent::Fail)?;
+        self.check_len("message", failure.message.len())?;
+        self.finish(slot, hot, Outcome::Error(failure));
+        Ok(())
+    }
+
+    /// Ends an attempt without a verdict: the job waits again.
+    ///
+    /// # Errors
+    /// As [`JobStore::complete`].
+    pub fn requeue(&mut self, now: Timestamp, id: JobId, attempt: u32) -> Result<(), JobError> {
+        self.handle_timeout(now);
+        let (slot, mut hot) = self.attempt(id, attempt, JobEvent::Requeue)?;
+        hot.lease = NO_LEASE;
+        hot.progress_ppm = 0;
+        self.set(slot, hot);
+        Ok(())
+    }
+
+    /// Tells how far an attempt is, in parts per million.
+    ///
+    /// # Errors
+    /// As [`JobStore::complete`].
+    pub fn progress(&mut self, now: Timestamp, id: JobId, attempt: u32, progress_ppm: u32) -> Result<(), JobError> {
+        self.handle_timeout(now);
+        let (slot, _) = self.attempt(id, attempt, JobEvent::Succeed)?;
+        if progress_ppm > 1_000_000 {
+            let (value, max) = (u64::from(progress_ppm), 1_000_000);
+            return Err(InputError::OutOfRange { field: "progress_ppm", value, min: 0, max }.into());
+        }
+        let mut hot = self.table[slot].hot;
+        hot.progress_ppm = progress_ppm;
+        hot.version = hot.version.wrapping_add(1);
+        self.table.set_hot(slot, hot);
+        Ok(())
+    }
+
+    /// Gives a job up, waiting or running.
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::NotAllowed`].
+    pub fn cancel(&mut self, now: Timestamp, id: JobId) -> Result<(), JobError> {
+        self.handle_timeout(now);
+        let (slot, hot) = self.step(id, JobEvent::Cancel)?;
+        self.finish(slot, hot, Outcome::Cancelled(CancelReason::Requested));
+        Ok(())
+    }
+
+    /// Removes the record of a job that has ended.
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::NotAllowed`].
+    pub fn delete(&mut self, now: Timestamp, id: JobId) -> Result<(), JobError> {
+        self.handle_timeout(now);
+        let (slot, _) = self.step(id, JobEvent::Forget)?;
+        self.forget(slot);
+        Ok(())
+    }
+
+    /// A job, or `None` when no job of that id is known (any more).
+    pub fn get(&self, id: JobId) -> Option<StoredJob> {
+        let job = &self.table[self.table.find(id)?];
+        Some(StoredJob {
+            id: job.id,
+            customer: String::from(&**self.customers.name(job.customer)),
+            state: job.hot.state,
+            payload: job.payload.clone(),
+            created: job.created,
+            started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX),
+            finished: job.finished(),
+            progress_ppm: job.hot.progress_ppm,
+            attempt: u32::from(job.hot.attempts),
+            outcome: job.outcome.as_deref().cloned(),
+            version: job.hot.version,
+        })
+    }
+
+    /// The job a customer inserted under an idempotency key.
+    pub fn by_key(&self, customer: &str, key: &str) -> Option<JobId> {
+        let slot = self.table.find_key(self.customers.find(customer)?, key)?;
+        Some(self.table[slot].id)
+    }
+
+    /// How many known jobs are in a state.
+    pub fn count(&self, state: JobState) -> u32 {
+        self.table.count(state)
+    }
+
+    /// When something falls due next.
+    pub fn next_deadline(&self) -> Option<Timestamp> {
+        let leaving = self.table.next_to_leave().map(|(at, _)| at);
+        [self.table.timers.next_deadline(), leaving].into_iter().flatten().min().map(|at| at.max(self.now))
+    }
+
+    /// Handles what is due by `now`, each at its own instant: waiting jobs whose clock ran out are cancelled, running
+    /// ones are in error, ended ones leave. Returns how many. Safe early, safe twice; every call does it first.
+    ///
+    /// # Complexity
+    /// O(log n) for each.
+    pub fn handle_timeout(&mut self, now: Timestamp) -> u32 {
+        let target = self.now.max(now);
+        let mut handled = 0;
+        while let Some(at) = self.next_deadline().filter(|at| *at <= target) {
+            self.now = at;
+            match self.table.timers.pop_due(at) {
+                Some((slot, _)) => self.time_out(slot),
+                None => {
+                    if let Some((_, slot)) = self.table.next_to_leave() {
+                        self.forget(slot);
+                    }
+                }
+            }
+            handled += 1;
+        }
+        self.now = target;
+        handled
+    }
+
+    fn time_out(&mut self, slot: u32) {
+        let job = &self.table[slot];
+        let (hot, deadlines) = (job.hot, self.table.deadlines(job));
+        let reason = match hot.state {
+            JobState::Queued if deadlines.total <= self.now => CancelReason::TotalTimeout,
+            JobState::Queued if deadlines.start <= self.now => CancelReason::StartTimeout,
+            JobState::Queued => CancelReason::QueueTimeout,
+            _ => {
+                let message = Box::from("the job took too long");
+                let failure = JobFailure { class: FailureClass::Timeout, message, retriable: false };
+                return self.finish(slot, hot, Outcome::Error(failure));
+            }
+        };
+        self.finish(slot, hot, Outcome::Cancelled(reason));
+    }
+
+    /// The job of that id and what it becomes by an event that the lifecycle table allows.
+    fn step(&self, id: JobId, event: JobEvent) -> Result<(u32, JobHot), JobError> {
+        let slot = self.table.find(id).ok_or(JobError::UnknownJob { job: id })?;
+        let mut hot = self.table[slot].hot;
+        let Some(state) = hot.state.after(event) else {
+            return Err(JobError::NotAllowed { job: id, state: hot.state.as_str(), event: event.as_str() });
+        };
+        hot.state = state;
+        hot.hold = Hold::None;
+        Ok((slot, hot))
+    }
+
+    /// As [`JobStore::step`], for the attempt that runs now and no other.
+    fn attempt(&self, id: JobId, attempt: u32, event: JobEvent) -> Result<(u32, JobHot), JobError> {
+        let (slot, hot) = self.step(id, event)?;
+        let present = u32::from(hot.attempts);
+        if attempt != present {
+            return Err(JobError::StaleAttempt { job: id, attempt, present });
+        }
+        Ok((slot, hot))
+    }
+
+    fn set(&mut self, slot: u32, mut hot: JobHot) {
+        hot.since = self.now;
+        hot.version = hot.version.wrapping_add(1);
+        self.table.set_hot(slot, hot);
+        self.rearm(slot);
+    }
+
+    fn finish(&mut self, slot: u32, mut hot: JobHot, outcome: Outcome) {
+        hot.state = outcome.state();
+        hot.lease = NO_LEASE;
+        self.table[slot].outcome = Some(Box::new(outcome));
+        self.table[slot].payload = Payload::EMPTY;
+        self.set(slot, hot);
+        self.table.retain(slot);
+    }
+
+    fn forget(&mut self, slot: u32) {
+        if let Some(job) = self.table.remove(slot) {
+            self.customers[job.customer] -= 1;
+            if self.customers[job.customer] == 0 {
+                self.customers.remove(job.customer);
+            }
+        }
+        self.table.drop_stale_front();
+    }
+
+    fn rearm(&mut self, slot: u32) {
+        let job = &self.table[slot];
+        let deadlines = self.table.deadlines(job);
+        let at = deadlines.queue.min(deadlines.start).min(deadlines.run).min(deadlines.total);
+        let order = job.key.sequence();
+        self.table.timers.arm(slot, at, order);
+    }
+
+    fn check_len(&self, field: &'static str, len: usize) -> Result<(), InputError> {
+        let max = self.config.payload_len_max as usize;
+        if len > max { Err(InputError::TooLong { field, len, max }) } else { Ok(()) }
+    }
+
+    /// Checks the store against itself.
+    ///
+    /// # Panics
+    /// On the first thing that does not hold.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn check_invariants(&self) {
+        self.table.check_invariants();
+        for (customer, name, jobs) in self.customers.iter() {
+            let own = self.table.iter().filter(|(_, job)| job.customer == customer).count();
+            assert_eq!(*jobs as usize, own, "jobs of {name}");
+            assert!(own > 0, "{name} is known only while it has jobs");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::string::ToString;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::coded::Coded;
+
+    fn at(secs: u64) -> Timestamp {
+        Timestamp::from_secs(secs)
+    }
+
+    fn store(config: JobStoreConfig) -> JobStore {
+        JobStore::new(config, at(0))
+    }
+
+    fn id(n: u128) -> JobId {
+        JobId::from_entropy(n)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(u8),
+        Start(u8),
+        Complete(u8, u32),
+        Fail(u8, u32),
+        Requeue(u8, u32),
+        Cancel(u8),
+        Delete(u8),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let (job, attempt) = (0..6_u8, 0..4_u32);
+        prop_oneof![
+            2 => job.clone().prop_map(Op::Insert),
+            3 => job.clone().prop_map(Op::Start),
+            2 => (job.clone(), attempt.clone()).prop_map(|(job, attempt)| Op::Complete(job, attempt)),
+            1 => (job.clone(), attempt.clone()).prop_map(|(job, attempt)| Op::Fail(job, attempt)),
+            2 => (job.clone(), attempt).prop_map(|(job, attempt)| Op::Requeue(job, attempt)),
+            1 => job.clone().prop_map(Op::Cancel),
+            1 => job.prop_map(Op::Delete),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_job_moves_only_as_its_table_says_and_only_by_its_present_attempt(ops in prop::collection::vec(op(), 1..200)) {
+            let mut store = store(JobStoreConfig::default());
+            let mut model: BTreeMap<u8, (JobState, u32)> = BTreeMap::new();
+            let failure = || JobFailure { class: FailureClass::Backend, message: "x".into(), retriable: false };
+            for op in ops {
+                let (job, event, attempt) = match op {
+                    Op::Insert(job) => {
+                        let known = model.contains_key(&job);
+                        prop_assert_eq!(store.insert(at(1), NewJob::new(id(job.into()), "acme")).is_err(), known);
+                        model.entry(job).or_insert((JobState::Queued, 0));
+                        continue;
+                    }
+                    Op::Start(job) => (job, JobEvent::Lease, None),
+                    Op::Complete(job, attempt) => (job, JobEvent::Succeed, Some(attempt)),
+                    Op::Fail(job, attempt) => (job, JobEvent::Fail, Some(attempt)),
+                    Op::Requeue(job, attempt) => (job, JobEvent::Requeue, Some(attempt)),
+                    Op::Cancel(job) => (job, JobEvent::Cancel, None),
+                    Op::Delete(job) => (job, JobEvent::Forget, None),
+                };
+                let before = model.get(&job).copied();
+                let allowed = before.and_then(|(state, present)| {
+                    state.after(event).filter(|_| attempt.is_none_or(|attempt| attempt == present))
+                });
+                let (name, number) = (id(job.into()), attempt.unwrap_or(0));
+                let result = match event {
+                    JobEvent::Lease => store.start(at(1), name).map(|_| ()),
+                    JobEvent::Succeed => store.complete(at(1), name, number, Output::url("x")),
+                    JobEvent::Fail => store.fail(at(1), name, number, failure()),
+                    JobEvent::Requeue => store.requeue(at(1), name, number),
+                    JobEvent::Cancel => store.cancel(at(1), name),
+                    JobEvent::Forget => store.delete(at(1), name),
+                };
+                prop_assert_eq!(result.is_ok(), allowed.is_some(), "{:?} of {:?}", event, before);
+                match (allowed, before) {
+                    (Some(_), _) if event == JobEvent::Forget => _ = model.remove(&job),
+                    (Some(state), Some((_, present))) => {
+                        _ = model.insert(job, (state, present + u32::from(event == JobEvent::Lease)));
+                    }
+                    _ => {}
+                }
+                store.check_invariants();
+                for job in 0..6 {
+                    let told = store.get(id(job.into())).map(|job| (job.state, job.attempt));
+                    prop_assert_eq!(told, model.get(&job).copied());
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_four_clocks_run_out_at_their_instant_and_not_before() {
+        let span = |secs| Some(Span::from_secs(secs));
+        let none = Timeouts::NONE;
+        let waiting = [
+            (Timeouts { queue: span(5), ..none }, CancelReason::QueueTimeout),
+            (Timeouts { start: span(5), ..none }, CancelReason::StartTimeout),
+            (Timeouts { total: span(5), ..none }, CancelReason::TotalTimeout),
+        ];
+        let last = Timestamp::from_nanos(at(5).as_nanos() - 1);
+        for (timeouts, reason) in waiting {
+            let mut store = store(JobStoreConfig::default());
+            store.insert(at(0), NewJob::new(id(1), "acme").timeouts(timeouts)).unwrap();
+            assert_eq!(store.next_deadline(), Some(at(5)));
+            assert_eq!(store.handle_timeout(last), 0);
+            assert_eq!(store.handle_timeout(at(5)), 1);
+            assert_eq!(store.get(id(1)).unwrap().outcome, Some(Outcome::Cancelled(reason)));
+        }
+        let mut store = store(JobStoreConfig::default().timeouts(Timeouts { run: span(5), ..none }));
+        store.insert(at(0), NewJob::new(id(1), "acme")).unwrap();
+        assert_eq!(store.next_deadline(), None);
+        store.start(at(0), id(1)).unwrap();
+        assert_eq!(store.handle_timeout(last), 0);
+        assert_eq!(store.handle_timeout(at(9)), 1);
+        let job = store.get(id(1)).unwrap();
+        assert_eq!((job.state, job.finished), (JobState::Error, Some(at(5))));
+    }
+
+    #[test]
+    fn ended_jobs_leave_at_their_time_or_when_they_are_too_many() {
+        let mut store = store(JobStoreConfig::default().retain_for(Span::from_secs(10)).retained_max(2));
+        for n in 1..=3 {
+            store.insert(at(n), NewJob::new(id(n.into()), "acme").idempotency_key(&n.to_string())).unwrap();
+            store.cancel(at(n), id(n.into())).unwrap();
+        }
+        store.handle_timeout(at(3));
+        assert_eq!((store.get(id(1)), store.count(JobState::Cancelled)), (None, 2));
+        assert_eq!(store.by_key("acme", "1"), None);
+        assert_eq!(store.next_deadline(), Some(at(12)));
+        store.handle_timeout(at(12));
+        assert_eq!((store.get(id(2)), store.get(id(3)).is_some()), (None, true));
+        store.handle_timeout(at(13));
+        store.check_invariants();
+        assert_eq!(store.customers.len(), 0);
+    }
+
+    #[test]
+    fn equal_keys_are_one_job_and_another_payload_is_a_conflict() {
+        let mut store = store(JobStoreConfig::default().jobs_max(1));
+        let job = |n, payload: &'static str| NewJob::new(id(n), "acme").payload(payload).idempotency_key("k");
+        assert_eq!(store.insert(at(0), job(1, "a")), Ok(id(1)));
+        assert_eq!(store.insert(at(0), job(2, "a")), Ok(id(1)));
+        assert_eq!(store.insert(at(0), job(2, "b")), Err(SubmitError::IdempotencyConflict { job: id(1) }));
+        let full = store.insert(at(0), NewJob::new(id(3), "other")).unwrap_err();
+        assert_eq!((full.number(), full.field()), (301, Some("jobs")));
+        assert_eq!(store.customers.len(), 1);
+    }
+}

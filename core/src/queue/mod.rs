@@ -1,0 +1,10 @@
+//! The queue: lanes, fair shares, exact ranks.
+
+mod fair;
+mod places;
+mod rank;
+
+pub use fair::{FairQueue, FairQueueConfig, Ticket};
+pub(crate) use places::{Entrant, LANES, Places, Removed, SEQUENCE_MAX, Share, TAG_MAX, stride};
+pub use places::{Key, Ordering};
+pub use rank::{RankIter, RankTree, TreeId};

@@ -1,0 +1,695 @@
+//! Who stands where: lanes, fair shares and flows of all routes in one structure.
+//!
+//! Every waiting item has a *place*: a 128-bit key of lane, virtual start time and sequence number. Service order is key
+//! order, so the place in the queue is the rank of the key among the keys of its route, and a place never changes while
+//! others come and go.
+//!
+//! **Fair share.** Start-time fair queueing: an item that arrives gets the start tag `S = max(V, F)`, where `V` is the
+//! virtual time of its pool and lane (the start tag of the last item served) and `F` the finish tag of its customer's
+//! last item there; then `F = S + cost / weight`. Customers are therefore served in proportion to their weights, in cost
+//! and not in number; a customer alone, or customers with one item each, are served in order of arrival.
+//!
+//! **Flows.** Items of one customer, route and lane form a list in key order. Only its head carries the tree's `ready`
+//! bit, so a customer that may not run now costs one place per flow to step over, however long its flow is.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
+)]
+
+use alloc::vec::Vec;
+
+use hashbrown::HashTable;
+use slab::Slab;
+
+use super::rank::{RankTree, TreeId};
+use crate::hashing::KeyHasher;
+
+/// How customers of one lane follow each other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Ordering {
+    /// Start-time fair queueing by weight and cost.
+    #[default]
+    Fair,
+    /// Arrival order, whoever it is.
+    Fifo,
+}
+
+/// A place in service order: lane, virtual start time, sequence number. The lower is served first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(u128);
+
+/// What an item brings when it enters the queue.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entrant {
+    pub(crate) customer: u32,
+    pub(crate) route: u32,
+    pub(crate) lane: u8,
+    /// Unique, rising in order of arrival.
+    pub(crate) sequence: u64,
+    /// Expected cost in nanoseconds of GPU time.
+    pub(crate) cost: u64,
+    /// Share of the customer, at least 1.
+    pub(crate) weight: u32,
+    /// Whether it keeps its place but may not be served until it is made ready.
+    pub(crate) held: bool,
+}
+
+/// What a customer had been given before an item was pushed: the inverse of [`Places::push`] needs it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub(crate) customer: u32,
+    pub(crate) pool: u32,
+    pub(crate) lane: u8,
+    /// Virtual time at which the customer's next item may start.
+    pub(crate) finish: u128,
+    /// Start tag of the customer's latest item: `finish` never falls to it, or a later item could overtake.
+    pub(crate) latest: u128,
+}
+
+/// An item taken out of the queue, with all that [`Places::unremove`] needs to put it back as if it had never left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Removed {
+    pub(crate) key: Key,
+    /// Whether it could have been served: it was the head of its flow and neither parked nor held back.
+    pub(crate) ready: bool,
+    listed: Option<Listed>,
+}
+
+/// Where in its flow a removed item stood.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Listed {
+    customer: u32,
+    previous: u32,
+    next: u32,
+}
+
+/// All waiting items of all routes.
+pub(crate) struct Places {
+    ordering: Ordering,
+    tree: RankTree,
+    routes: Vec<RouteQueue>,
+    /// Virtual time per pool and lane.
+    clocks: Vec<[u128; LANES]>,
+    nodes: Vec<Node>,
+    flows: Slab<Flow>,
+    flow_index: HashTable<u32>,
+    accounts: Slab<Share>,
+    account_index: HashTable<u32>,
+    /// Where the search for accounts that say nothing any more goes on.
+    sweep: usize,
+    /// Accounts to look at for those that were opened since.
+    sweep_due: usize,
+    hasher: KeyHasher,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct RouteQueue {
+    tree: TreeId,
+    pool: u32,
+    /// The first place that may be served.
+    first: Option<(Key, u32)>,
+}
+
+/// An item's links within its flow.
+#[derive(Clone, Copy, Debug)]
+struct Node {
+    /// [`NONE`]: not in a flow. Such an item came back to an old place and carries its own `ready` bit.
+    flow: u32,
+    next: u32,
+    previous: u32,
+    route: u32,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    customer: u32,
+    route: u32,
+    lane: u8,
+    head: u32,
+    tail: u32,
+}
+
+impl Key {
+    /// A key of its parts; each is clamped to its width.
+    pub(crate) fn new(lane: u8, tag: u128, sequence: u64) -> Self {
+        let lane = u128::from(lane).min(LANE_MAX);
+        Self(
+            lane << (TAG_BITS + SEQUENCE_BITS)
+                | tag.min(TAG_MAX) << SEQUENCE_BITS
+                | u128::from(sequence & SEQUENCE_MAX),
+        )
+    }
+
+    pub(crate) fn from_bits(bits: u128) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u128 {
+        self.0
+    }
+
+    /// The lane, 0 is served first.
+    pub fn lane(self) -> u8 {
+        (self.0 >> (TAG_BITS + SEQUENCE_BITS)) as u8
+    }
+
+    /// The sequence number of arrival.
+    pub fn sequence(self) -> u64 {
+        self.0 as u64 & SEQUENCE_MAX
+    }
+
+    pub(crate) fn tag(self) -> u128 {
+        self.0 >> SEQUENCE_BITS & TAG_MAX
+    }
+}
+
+impl Places {
+    pub(crate) fn new(ordering: Ordering, seed: u64) -> Self {
+        Self {
+            ordering,
+            tree: RankTree::new(),
+            routes: Vec::new(),
+            clocks: Vec::new(),
+            nodes: Vec::new(),
+            flows: Slab::new(),
+            flow_index: HashTable::new(),
+            accounts: Slab::new(),
+            account_index: HashTable::new(),
+            sweep: 0,
+            sweep_due: 0,
+            hasher: KeyHasher::new(seed),
+        }
+    }
+
+    /// Makes `route` ready to use as an empty queue of `pool`. Both are small dense numbers.
+    pub(crate) fn open_route(&mut self, route: u32, pool: u32) {
+        while self.routes.len() <= route as usize {
+            let tree = self.tree.new_tree();
+            self.routes.push(RouteQueue { tree, pool: NONE, first: None });
+        }
+        while self.clocks.len() <= pool as usize {
+            self.clocks.push([0; LANES]);
+        }
+        debug_assert!(self.len(route) == 0, "a route changes its pool while empty");
+        self.routes[route as usize].pool = pool;
+    }
+
+    /// Puts an item at the place its customer's share gives it. Returns its key, and the share as it was before.
+    ///
+    /// # Complexity
+    /// O(log n) of the route's length.
+    pub(crate) fn push(&mut self, item: u32, entrant: Entrant) -> (Key, Option<Share>) {
+        let Entrant { customer, route, lane, sequence, cost, weight, held } = entrant;
+        let (tag, before) = match self.ordering {
+            Ordering::Fifo => (0, None),
+            Ordering::Fair => {
+                let pool = self.routes[route as usize].pool;
+                let now = self.clocks[pool as usize][lane as usize];
+                let account = self.open_account(customer, pool, lane);
+                let share = &mut self.accounts[account as usize];
+                let before = *share;
+                let start = share.finish.max(now);
+                share.finish = start.saturating_add(stride(cost, weight)).min(TAG_MAX);
+                share.latest = start;
+                (start, Some(before))
+            }
+        };
+        let key = Key::new(lane, tag, sequence);
+        if held {
+            self.restore(item, route, key, false);
+        } else {
+            self.append(item, customer, route, key);
+        }
+        (key, before)
+    }
+
+    /// Undoes a [`Places::push`] whose item is still in the queue.
+    pub(crate) fn unpush(&mut self, item: u32, before: Option<Share>) {
+        self.remove(item);
+        if let Some(share) = before {
+            self.set_share(share);
+        }
+    }
+
+    /// Puts an item back to a place it had before. `ready` is false for one that may not run yet.
+    pub(crate) fn restore(&mut self, item: u32, route: u32, key: Key, ready: bool) {
+        self.set_node(item, Node { flow: NONE, next: NONE, previous: NONE, route });
+        self.tree.insert(self.routes[route as usize].tree, key.0, item, ready);
+        if ready {
+            self.offer_first(route, key, item);
+        }
+    }
+
+    /// Puts a listed item back behind its flow's tail: for restoring, in key order.
+    pub(crate) fn relist(&mut self, item: u32, customer: u32, route: u32, key: Key) {
+        self.append(item, customer, route, key);
+    }
+
+    /// Whether an item stands in its flow's list. If not, it came back to a place it had, and is ready on its own.
+    pub(crate) fn is_listed(&self, item: u32) -> bool {
+        self.nodes.get(item as usize).is_some_and(|node| node.flow != NONE)
+    }
+
+    /// Undoes a [`Places::remove`], when everything since has been undone.
+    pub(crate) fn unremove(&mut self, item: u32, route: u32, removed: Removed) {
+        let Removed { key, ready, listed } = removed;
+        let Some(Listed { customer, previous, next }) = listed else { return self.restore(item, route, key, ready) };
+        if previous == NONE && next == NONE {
+            self.relist(item, customer, route, key);
+        } else {
+            let neighbour = if previous == NONE { next } else { previous };
+            let flow = self.nodes[neighbour as usize].flow;
+            self.set_node(item, Node { flow, next, previous, route });
+            match self.nodes.get_mut(previous as usize) {
+                Some(node) => node.next = item,
+                None => {
+                    self.flows[flow as usize].head = item;
+                    // The heir became ready by the removal alone.
+                    self.set_ready(next, false);
+                }
+            }
+            match self.nodes.get_mut(next as usize) {
+                Some(node) => node.previous = item,
+                None => self.flows[flow as usize].tail = item,
+            }
+            self.tree.insert(self.routes[route as usize].tree, key.0, item, true);
+            self.offer_first(route, key, item);
+        }
+        if !ready {
+            self.set_ready(item, false);
+        }
+    }
+
+    /// Takes an item out, wherever it stands.
+    ///
+    /// # Complexity
+    /// O(log n) of the route's length.
+    pub(crate) fn remove(&mut self, item: u32) -> Option<Removed> {
+        let (key, ready) = self.tree.remove(item)?;
+        let node = self.nodes[item as usize];
+        let listed = self.flows.get(node.flow as usize).map(|flow| {
+            let (previous, next) = (node.previous, node.next);
+            Listed { customer: flow.customer, previous, next }
+        });
+        let heir = self.unlink(item, node);
+        let route = &mut self.routes[node.route as usize];
+        if matches!(route.first, Some((_, first)) if first == item) {
+            let tree = route.tree;
+            if let Some(heir) = heir {
+                self.tree.set_ready(heir, true);
+            }
+            self.routes[node.route as usize].first = self.tree.first_ready(tree).map(|(key, item)| (Key(key), item));
+        } else if let Some(heir) = heir {
+            self.set_ready(heir, true);
+        }
+        Some(Removed { key: Key(key), ready, listed })
+    }
+
+    /// Tells that a place was served: the virtual time of its lane goes on to its start tag. Returns what it was before.
+    pub(crate) fn serve(&mut self, route: u32, key: Key) -> u128 {
+        let pool = self.routes[route as usize].pool;
+        let clock = &mut self.clocks[pool as usize][key.lane() as usize];
+        let before = *clock;
+        *clock = before.max(key.tag());
+        before
+    }
+
+    /// Sets the virtual time of a pool's lane: the inverse of [`Places::serve`], and for restoring.
+    pub(crate) fn set_clock(&mut self, pool: u32, lane: u8, time: u128) {
+        while self.clocks.len() <= pool as usize {
+            self.clocks.push([0; LANES]);
+        }
+        self.clocks[pool as usize][lane as usize] = time;
+    }
+
+    pub(crate) fn clock(&self, pool: u32, lane: u8) -> u128 {
+        self.clocks.get(pool as usize).map_or(0, |lanes| lanes[lane as usize])
+    }
+
+    /// Replaces the expected cost of a served item by what it took: the customer's next arrival starts later, or earlier
+    /// but never before what it has been given already. Returns the share as it was before, if it changed.
+    pub(crate) fn correct(
+        &mut self,
+        customer: u32,
+        pool: u32,
+        lane: u8,
+        expected: u128,
+        actual: u128,
+    ) -> Option<Share> {
+        if self.ordering == Ordering::Fifo || expected == actual {
+            return None;
+        }
+        let now = self.clocks[pool as usize][lane as usize];
+        if actual > expected {
+            let account = self.open_account(customer, pool, lane);
+            let share = &mut self.accounts[account as usize];
+            let before = *share;
+            if share.finish <= now {
+                // A share that has been overtaken equals none, however long it is still kept.
+                (share.finish, share.latest) = (now, 0);
+            }
+            share.finish = share.finish.saturating_add(actual - expected).min(TAG_MAX);
+            return Some(before);
+        }
+        let account = self.find_account(customer, pool, lane)?;
+        let share = &mut self.accounts[account as usize];
+        if share.finish <= now {
+            return None;
+        }
+        let before = *share;
+        share.finish = share.finish.saturating_sub(expected - actual).max(share.latest.saturating_add(1)).min(TAG_MAX);
+        Some(before)
+    }
+
+    /// Sets a customer's share: the inverse of a push or a correction, and for restoring.
+    pub(crate) fn set_share(&mut self, share: Share) {
+        let account = self.open_account(share.customer, share.pool, share.lane);
+        self.accounts[account as usize] = share;
+    }
+
+    /// Whether the next item of a customer in a pool will stand behind one that it has in line there.
+    pub(crate) fn is_behind(&self, customer: u32, pool: u32, key: Key) -> bool {
+        let share = self.find_account(customer, pool, key.lane()).map_or(0, |id| self.accounts[id as usize].finish);
+        let next = share.max(self.clock(pool, key.lane()));
+        match self.ordering {
+            Ordering::Fifo => key.tag() == 0,
+            Ordering::Fair => next > key.tag() || next == TAG_MAX,
+        }
+    }
+
+    /// Shares that still say something: those ahead of their lane's virtual time. In no fixed order.
+    pub(crate) fn shares(&self) -> impl Iterator<Item = Share> + '_ {
+        self.accounts.iter().filter(|(_, share)| self.tells(share)).map(|(_, share)| *share)
+    }
+
+    /// Forgets what a customer was given. For one that left.
+    ///
+    /// # Complexity
+    /// O(pools).
+    pub(crate) fn forget_customer(&mut self, customer: u32) {
+        for pool in 0..self.clocks.len() as u32 {
+            for lane in 0..LANES as u8 {
+                if let Some(account) = self.find_account(customer, pool, lane) {
+                    self.drop_account(account);
+                }
+            }
+        }
+    }
+
+    /// Forgets a pool's virtual time and what customers were given there. For one without items, before its number is
+    /// used again.
+    ///
+    /// # Complexity
+    /// O(shares of all pools).
+    pub(crate) fn close_pool(&mut self, pool: u32) {
+        let shares = self.accounts.iter().filter(|(_, share)| share.pool == pool);
+        let shares: Vec<u32> = shares.map(|(id, _)| id as u32).collect();
+        for share in shares {
+            self.drop_account(share);
+        }
+        if let Some(clocks) = self.clocks.get_mut(pool as usize) {
+            *clocks = [0; LANES];
+        }
+    }
+
+    /// Takes away or gives back an item's chance to be served; its place stays.
+    pub(crate) fn set_ready(&mut self, item: u32, ready: bool) {
+        let Some(key) = self.tree.key(item) else { return };
+        self.tree.set_ready(item, ready);
+        let route = self.nodes[item as usize].route;
+        if ready {
+            self.offer_first(route, Key(key), item);
+            return;
+        }
+        let queue = &mut self.routes[route as usize];
+        if matches!(queue.first, Some((_, first)) if first == item) {
+            queue.first = self.tree.first_ready(queue.tree).map(|(key, item)| (Key(key), item));
+        }
+    }
+
+    /// The first item of a route that may be served.
+    pub(crate) fn first(&self, route: u32) -> Option<(Key, u32)> {
+        self.routes.get(route as usize).and_then(|queue| queue.first)
+    }
+
+    /// The first listed item of a customer on a route, in a lane.
+    pub(crate) fn head(&self, customer: u32, route: u32, lane: u8) -> Option<u32> {
+        let id = self.find_flow(customer, route, lane)?;
+        self.flows.get(id as usize).map(|flow| flow.head)
+    }
+
+    /// How many items of its route stand before it.
+    ///
+    /// # Complexity
+    /// O(log n) of the route's length.
+    pub(crate) fn rank(&self, item: u32) -> Option<u32> {
+        self.tree.rank(item)
+    }
+
+    pub(crate) fn len(&self, route: u32) -> u32 {
+        self.routes.get(route as usize).map_or(0, |queue| self.tree.len(queue.tree))
+    }
+
+    /// The items of a route in service order, each with whether it may be served.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn iter(&self, route: u32) -> impl Iterator<Item = (Key, u32, bool)> + '_ {
+        let queue = self.routes.get(route as usize);
+        queue.into_iter().flat_map(|queue| self.tree.iter(queue.tree)).map(|(key, item, ready)| (Key(key), item, ready))
+    }
+
+    /// Bytes held for places, for measuring.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.tree.memory_bytes()
+            + self.nodes.capacity() * size_of::<Node>()
+            + self.flows.capacity() * size_of::<Flow>()
+            + self.accounts.capacity() * size_of::<Share>()
+            + (self.flow_index.capacity() + self.account_index.capacity()) * 5
+    }
+
+    fn append(&mut self, item: u32, customer: u32, route: u32, key: Key) {
+        let lane = key.lane();
+        let ready = match self.find_flow(customer, route, lane) {
+            // Only an aged item of a queue in arrival order is older than the tail; it stands on its own.
+            Some(id) if self.ordering == Ordering::Fifo && self.is_before_tail(id, key) => {
+                return self.restore(item, route, key, true);
+            }
+            Some(id) => {
+                let flow = &mut self.flows[id as usize];
+                let tail = core::mem::replace(&mut flow.tail, item);
+                self.nodes[tail as usize].next = item;
+                self.set_node(item, Node { flow: id, next: NONE, previous: tail, route });
+                false
+            }
+            None => {
+                let id = self.flows.insert(Flow { customer, route, lane, head: item, tail: item });
+                let id = id as u32;
+                let hash = self.hash(customer, route, lane);
+                let Self { flows, flow_index, hasher, .. } = self;
+                flow_index.insert_unique(hash, id, |id| {
+                    let flow = &flows[*id as usize];
+                    hash_triple(hasher, flow.customer, flow.route, flow.lane)
+                });
+                self.set_node(item, Node { flow: id, next: NONE, previous: NONE, route });
+                true
+            }
+        };
+        self.tree.insert(self.routes[route as usize].tree, key.0, item, ready);
+        if ready {
+            self.offer_first(route, key, item);
+        }
+    }
+
+    /// Takes an item out of its flow. Returns the item that is head of the flow instead, if it was the head.
+    fn unlink(&mut self, item: u32, node: Node) -> Option<u32> {
+        if node.flow == NONE {
+            return None;
+        }
+        let flow = &mut self.flows[node.flow as usize];
+        let head = flow.head == item;
+        if head && flow.tail == item {
+            self.drop_flow(node.flow);
+            return None;
+        }
+        if head {
+            flow.head = node.next;
+        } else {
+            self.nodes[node.previous as usize].next = node.next;
+        }
+        let flow = &mut self.flows[node.flow as usize];
+        if flow.tail == item {
+            flow.tail = node.previous;
+        } else {
+            self.nodes[node.next as usize].previous = node.previous;
+        }
+        head.then_some(node.next)
+    }
+
+    fn find_flow(&self, customer: u32, route: u32, lane: u8) -> Option<u32> {
+        let flows = &self.flows;
+        let hash = self.hash(customer, route, lane);
+        let found = self.flow_index.find(hash, |id| {
+            let flow = &flows[*id as usize];
+            flow.customer == customer && flow.route == route && flow.lane == lane
+        });
+        found.copied()
+    }
+
+    fn is_before_tail(&self, flow: u32, key: Key) -> bool {
+        self.tree.key(self.flows[flow as usize].tail).is_some_and(|tail| tail > key.0)
+    }
+
+    fn drop_flow(&mut self, id: u32) {
+        let flow = self.flows.remove(id as usize);
+        let hash = self.hash(flow.customer, flow.route, flow.lane);
+        if let Ok(entry) = self.flow_index.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+    }
+
+    fn offer_first(&mut self, route: u32, key: Key, item: u32) {
+        let first = &mut self.routes[route as usize].first;
+        if first.is_none_or(|(least, _)| key < least) {
+            *first = Some((key, item));
+        }
+    }
+
+    fn set_node(&mut self, item: u32, node: Node) {
+        while self.nodes.len() <= item as usize {
+            self.nodes.push(Node { flow: NONE, next: NONE, previous: NONE, route: NONE });
+        }
+        self.nodes[item as usize] = node;
+    }
+
+    fn find_account(&self, customer: u32, pool: u32, lane: u8) -> Option<u32> {
+        let hash = self.hash(customer, pool, lane);
+        let accounts = &self.accounts;
+        self.account_index.find(hash, |id| accounts[*id as usize].is_of(customer, pool, lane)).copied()
+    }
+
+    fn open_account(&mut self, customer: u32, pool: u32, lane: u8) -> u32 {
+        if let Some(account) = self.find_account(customer, pool, lane) {
+            return account;
+        }
+        self.sweep_due += 2;
+        let share = Share { customer, pool, lane, finish: 0, latest: 0 };
+        let id = self.accounts.insert(share) as u32;
+        let hash = self.hash(customer, pool, lane);
+        let Self { accounts, account_index, hasher, .. } = self;
+        account_index.insert_unique(hash, id, |id| {
+            let share = &accounts[*id as usize];
+            hash_triple(hasher, share.customer, share.pool, share.lane)
+        });
+        id
+    }
+
+    /// Looks at two accounts per new one and drops those that say nothing any more, so that the table stays within twice
+    /// what is needed. Nobody can tell: an account at or behind its lane's virtual time equals none. Not to be called
+    /// while something may yet be undone: a virtual time that goes back makes such an account tell again.
+    #[inline]
+    pub(crate) fn sweep(&mut self) {
+        for _ in 0..core::mem::take(&mut self.sweep_due) {
+            if self.sweep >= self.accounts.capacity() {
+                self.sweep = 0;
+            }
+            match self.accounts.get(self.sweep) {
+                Some(share) if !self.tells(share) => self.drop_account(self.sweep as u32),
+                _ => {}
+            }
+            self.sweep += 1;
+        }
+    }
+
+    fn tells(&self, share: &Share) -> bool {
+        share.finish > self.clocks[share.pool as usize][share.lane as usize]
+    }
+
+    fn drop_account(&mut self, id: u32) {
+        let share = self.accounts.remove(id as usize);
+        let hash = self.hash(share.customer, share.pool, share.lane);
+        if let Ok(entry) = self.account_index.find_entry(hash, |other| *other == id) {
+            entry.remove();
+        }
+    }
+
+    fn hash(&self, customer: u32, place: u32, lane: u8) -> u64 {
+        hash_triple(&self.hasher, customer, place, lane)
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Places {
+    /// Checks the tree, the flows and the cached heads against each other.
+    ///
+    /// # Panics
+    /// On the first one that does not hold.
+    pub(crate) fn check_invariants(&self) {
+        self.tree.check_invariants();
+        for (id, flow) in &self.flows {
+            let mut item = flow.head;
+            let mut previous = NONE;
+            let mut last = None;
+            loop {
+                let node = self.nodes[item as usize];
+                assert_eq!(
+                    (node.flow, node.previous, node.route),
+                    (id as u32, previous, flow.route),
+                    "links of {item}"
+                );
+                let key = self.tree.key(item).unwrap_or(u128::MAX);
+                assert_eq!(Key(key).lane(), flow.lane, "a flow keeps to its lane");
+                assert!(last.is_none_or(|last| last < key), "a flow is in key order");
+                last = Some(key);
+                if item == flow.tail {
+                    break;
+                }
+                (previous, item) = (item, node.next);
+            }
+        }
+        for (route, queue) in self.routes.iter().enumerate() {
+            let ready = self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key(key), item));
+            assert_eq!(queue.first, ready, "first of route {route}");
+        }
+        for (_, share) in &self.accounts {
+            assert!(share.is_sound(), "finish behind latest");
+        }
+    }
+}
+
+impl Share {
+    /// Whether pushes and corrections can have led to it: the next item starts behind the latest one, unless both stand
+    /// at the end of virtual time.
+    pub(crate) fn is_sound(&self) -> bool {
+        self.finish.max(self.latest) <= TAG_MAX && (self.latest < self.finish || matches!(self.finish, 0 | TAG_MAX))
+    }
+
+    fn is_of(&self, customer: u32, pool: u32, lane: u8) -> bool {
+        self.customer == customer && self.pool == pool && self.lane == lane
+    }
+}
+
+/// Virtual time an item of this cost takes from a customer of this weight: at least one tick, so that order of arrival
+/// decides within a customer.
+pub(crate) fn stride(cost: u64, weight: u32) -> u128 {
+    u128::from(cost / u64::from(weight.max(1))).max(1)
+}
+
+fn hash_triple(hasher: &KeyHasher, customer: u32, place: u32, lane: u8) -> u64 {
+    hasher.hash(&(u64::from(customer) << 32 | u64::from(place), lane))
+}
+
+/// Lanes of a queue.
+pub(crate) const LANES: usize = 3;
+/// No item, no flow, no account.
+const NONE: u32 = u32::MAX;
+
+/// 76 bits of nanoseconds: with ten thousand GPUs working for one customer of weight 1, some 240 years. Beyond that
+/// tags saturate and order of arrival decides.
+const TAG_BITS: u32 = 76;
+pub(crate) const TAG_MAX: u128 = (1 << TAG_BITS) - 1;
+/// 48 bits of sequence: at ten thousand items a second, some 890 years.
+const SEQUENCE_BITS: u32 = 48;
+pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
+const LANE_MAX: u128 = 15;
