@@ -1,0 +1,484 @@
+//! The auditor: follows what goes into a gateway and what comes out of it, and keeps books of its own. It knows the
+//! rules, not the machine: which deadlines end what, who may start, what it costs.
+
+mod books;
+mod idle;
+mod ledger;
+mod timeline;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libgateway::{
+    AfterFailure, Backend, Command, Event, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobState, Lease,
+    Payer, Reply, Route, Submit, Usage,
+};
+
+use super::world::Check;
+use books::{Account, History, Prices};
+use ledger::Ledger;
+use timeline::{Attempt, Job, Live, Now};
+
+pub(super) struct Auditor {
+    config: GatewayConfig,
+    now: u64,
+    jobs: Vec<Job>,
+    /// The latest job of each id.
+    by_id: BTreeMap<u128, usize>,
+    /// Jobs that have not ended.
+    live: BTreeSet<usize>,
+    leases: BTreeMap<u64, usize>,
+    last_lease: u64,
+    fleet: BTreeMap<String, Machine>,
+    accounts: BTreeMap<String, Account>,
+    paused: BTreeSet<String>,
+    prices: History<Prices>,
+    ledger: Ledger,
+}
+
+/// A backend as the operator described it last.
+#[derive(Clone, Debug)]
+struct Machine {
+    spec: Backend,
+    open: bool,
+}
+
+impl Auditor {
+    pub(super) fn new(config: GatewayConfig, now: u64) -> Self {
+        Self {
+            config,
+            now,
+            jobs: Vec::new(),
+            by_id: BTreeMap::new(),
+            live: BTreeSet::new(),
+            leases: BTreeMap::new(),
+            last_lease: 0,
+            fleet: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            prices: History::new(Prices::default(), 0),
+            ledger: Ledger::default(),
+        }
+    }
+
+    /// Hears of a command and its reply. `now` is the machine's time after it.
+    pub(super) fn hear(&mut self, now: u64, command: &Command<'static>, reply: &Reply) -> Check {
+        if now < self.now {
+            return Err(format!("time went back from {} to {now}", self.now));
+        }
+        self.now = now;
+        self.pass_time();
+        self.ledger.pass_time(now);
+        match (command, reply) {
+            (Command::All(steps), Reply::All(replies)) if steps.len() == replies.len() => {
+                for (step, reply) in steps.iter().zip(replies) {
+                    self.follow(&alone(step), reply)?;
+                }
+                Ok(())
+            }
+            (Command::FirstOf(steps), Reply::First { index, reply }) => match steps.get(*index as usize) {
+                Some(step) => self.follow(&alone(step), reply),
+                None => Err(format!("step {index} of {} was done", steps.len())),
+            },
+            (Command::All(_) | Command::FirstOf(_), Reply::Error(_)) => Ok(()),
+            _ => self.follow(command, reply),
+        }
+        .map_err(|wrong| format!("{wrong}\n  after {command:?}\n  replied {reply:?}"))
+    }
+
+    fn follow(&mut self, command: &Command<'static>, reply: &Reply) -> Check {
+        match (command, reply) {
+            (Command::Submit(submit), Reply::Submitted { job }) => self.submitted(submit, job.as_u128()),
+            (Command::Submit(submit), Reply::Error(error)) => {
+                self.not_submitted(submit, error.number, error.field.as_deref())
+            }
+            (Command::Dispatch {}, Reply::Leased(lease)) => self.granted(lease),
+            (Command::DispatchRoute { route }, Reply::Leased(lease)) => {
+                expect(*lease.route == *room(route), "a lease of the route that was asked for")?;
+                self.granted(lease)
+            }
+            (Command::Dispatch {} | Command::DispatchRoute { .. }, Reply::Wait { until }) => {
+                self.waits(until.map(|at| at.as_nanos()))
+            }
+            (Command::DispatchTo { backend, max }, Reply::Leases(leases)) => {
+                expect(leases.len() <= *max as usize, "as many leases as were asked for at most")?;
+                for lease in leases {
+                    expect(*lease.backend == **backend, "leases for the backend that asked")?;
+                    expect(lease.route == leases[0].route, "a batch of one route")?;
+                    self.granted(lease)?;
+                }
+                Ok(())
+            }
+            (Command::Heartbeat { lease } | Command::Progress { lease, .. }, Reply::Extended { deadline }) => {
+                let (now, job) = (self.now, self.holder(lease.as_u64())?);
+                let live = job.lease.as_mut().ok_or("the holder of a lease has none")?;
+                live.deadline = now.saturating_add(live.lease_for);
+                expect(deadline.as_nanos() == live.deadline, "a deadline one lease time from now")
+            }
+            (Command::Complete { lease, usage, .. }, Reply::Completed(settled)) => {
+                let (now, job) = (self.now, self.holder(lease.as_u64())?);
+                job.end_attempt(now, Attempt::of(usage, Payer::Customer));
+                job.end(JobState::Complete, now);
+                expect(settled.job == job.submit.id && settled.usage.as_nanos() == job.billed, "the usage recomputed")?;
+                let (usage, model, name) = (job.billed, job.model.clone(), job.submit.customer.to_string());
+                let tier = self.account(&name).tier().to_owned();
+                let charge = self.prices.latest().charge(&model, &tier, usage).unwrap_or(0);
+                expect(settled.charge.as_micros() == charge, "the charge recomputed from the price book")?;
+                self.ended(lease.as_u64())
+            }
+            (Command::Fail { lease, failure, usage }, Reply::Failed(after)) => {
+                self.failed(lease.as_u64(), failure, usage, *after)
+            }
+            (Command::Release { lease }, Reply::Released { job: id }) => {
+                let (now, job) = (self.now, self.holder(lease.as_u64())?);
+                expect(job.submit.id == *id, "the lease's own job released")?;
+                // It was given back unused.
+                job.lease = None;
+                job.requeues += 1;
+                job.wait(now, (now, now));
+                self.leases.remove(&lease.as_u64());
+                Ok(())
+            }
+            (
+                Command::Heartbeat { lease }
+                | Command::Progress { lease, .. }
+                | Command::Complete { lease, .. }
+                | Command::Fail { lease, .. }
+                | Command::Release { lease },
+                Reply::Error(error),
+            ) => self.refused(lease.as_u64(), error.number),
+            (Command::Cancel { job }, Reply::Done {}) => self.cancelled(job.as_u128()),
+            (Command::Cancel { job }, Reply::Error(error)) => {
+                let ended = self.by_id.get(&job.as_u128()).is_none_or(|index| self.jobs[*index].has_ended());
+                expect(ended && matches!(error.number, 601 | 602), "a live job cancelled")
+            }
+            (Command::Delete { job }, Reply::Done {}) => {
+                let ended = self.by_id.get(&job.as_u128()).is_some_and(|index| self.jobs[*index].has_ended());
+                expect(ended, "only the record of an ended job deleted")
+            }
+            (Command::Advance {} | Command::AcceptClock {}, Reply::Advanced(advance)) => {
+                expect(advance.now.as_nanos() == self.now, "the machine's time told")
+            }
+            (_, Reply::Done {}) => self.operated(command),
+            (Command::TakeSettlements { max }, Reply::Settlements(taken)) => {
+                let Some(taken) = taken else {
+                    return expect(
+                        *max == 0 || self.ledger.none_is_free(self.jobs.len() - self.live.len()),
+                        "what there is",
+                    );
+                };
+                expect(taken.settlements.len() == taken.batch.len as usize, "as many settlements as the batch says")?;
+                expect(taken.batch.len <= *max, "at most so many settlements")?;
+                let deadline = self.now.saturating_add(self.config.settle_within.as_nanos());
+                self.ledger.hand_out(taken.batch, deadline)?;
+                for own in &taken.settlements {
+                    if self.ledger.is_new(own)? {
+                        self.audit(own)?;
+                    }
+                }
+                Ok(())
+            }
+            (Command::ConfirmSettlements { batch }, Reply::Counted { count }) => self.ledger.confirm(*batch, *count),
+            (Command::ReturnSettlements { batch }, Reply::Counted { count }) => self.ledger.give_back(*batch, *count),
+            (Command::ConfirmSettlements { batch } | Command::ReturnSettlements { batch }, Reply::Error(_)) => {
+                expect(!self.ledger.is_out(*batch), "a batch in flight taken")
+            }
+            (_, Reply::Error(_)) => Ok(()),
+            _ => Err("that is no reply to such a command".to_owned()),
+        }
+    }
+
+    // --- Jobs ---
+
+    fn submitted(&mut self, submit: &Submit<'static>, id: u128) -> Check {
+        if id != submit.id.as_u128() {
+            // The job its idempotency key stands for.
+            let known = self.by_id.get(&id).map(|index| &self.jobs[*index].submit);
+            let same = known.is_some_and(|own| {
+                own.idempotency_key.is_some()
+                    && (&own.customer, &own.idempotency_key) == (&submit.customer, &submit.idempotency_key)
+                    && (&own.route, own.priority, &own.payload) == (&submit.route, submit.priority, &submit.payload)
+            });
+            return expect(same, "a job that the idempotency key stands for");
+        }
+        if self.by_id.get(&id).is_some_and(|index| !self.jobs[*index].gone) {
+            // Sent again under its own key.
+            return expect(submit.idempotency_key.is_some(), "an id that is taken refused");
+        }
+        let waiting = self.count(&submit.customer, false);
+        let queued_max = self.account(&submit.customer).policy().queued_max;
+        expect(waiting < queued_max, "no more waiting jobs than the customer may have")?;
+        let room = self.live.len() + self.ledger.unconfirmed(self.jobs.len() - self.live.len());
+        expect(room < self.config.jobs_max as usize, "no more jobs and settlements than there is room for")?;
+        let job = Job::new(submit.clone(), room_of(submit), &self.config, self.now);
+        self.live.insert(self.jobs.len());
+        self.by_id.insert(id, self.jobs.len());
+        self.jobs.push(job);
+        Ok(())
+    }
+
+    fn not_submitted(&mut self, submit: &Submit<'static>, number: u16, field: Option<&str>) -> Check {
+        let full = match (number, field) {
+            (301, Some("queued")) => {
+                self.count(&submit.customer, false) >= self.account(&submit.customer).policy().queued_max
+            }
+            (301, Some("jobs")) => {
+                let ended = self.jobs.len() - self.live.len();
+                self.live.len() + self.ledger.unconfirmed(ended) >= self.config.jobs_max as usize
+            }
+            (403, _) => self.by_id.contains_key(&submit.id.as_u128()),
+            (401 | 402, _) | (301, _) => true,
+            _ => false,
+        };
+        expect(full, "a submission refused for a reason that holds")
+    }
+
+    fn granted(&mut self, lease: &Lease) -> Check {
+        let (now, id) = (self.now, lease.id.as_u64());
+        expect(id > self.last_lease, "a lease number that was never used")?;
+        self.last_lease = id;
+        let index = *self.by_id.get(&lease.job.as_u128()).ok_or("a job nobody submitted was leased")?;
+        let job = &self.jobs[index];
+        expect(job.is_waiting(), "only a waiting job leased")?;
+        let Now::Waiting { hold, .. } = job.now else { return Err("the job does not wait".to_owned()) };
+        expect(now >= hold.0, "a retry not before its time")?;
+        let submit = &job.submit;
+        expect(*lease.customer == *submit.customer && *lease.route == *job.room, "customer and route of the job")?;
+        expect(lease.payload == submit.payload && lease.task == submit.route.task(), "payload and task of the job")?;
+        expect(lease.attempt == job.attempts + job.requeues + 1, "the number of the attempt")?;
+        expect(!self.paused.contains(&job.room), "no job of a paused route started")?;
+        self.check_order(index)?;
+
+        let machine = self.fleet.get(&*lease.backend).ok_or("a backend nobody declared got a lease")?;
+        expect(machine.open, "no lease for a backend that drains or was removed")?;
+        expect(machine.serves(job), "a backend that serves the route")?;
+        let busy = self.busy(&lease.backend);
+        expect(busy < machine.spec.slots as usize, "no more leases than the backend has slots")?;
+        let lease_for = machine.spec.lease_for.unwrap_or(self.config.lease_for).as_nanos();
+        let deadline = now.saturating_add(lease_for);
+        expect(lease.deadline.as_nanos() == deadline, "a deadline one lease time from now")?;
+
+        let running = self.count(&submit.customer, true);
+        let (customer, cost) = (submit.customer.to_string(), if job.paid { 0 } else { submit.tokens });
+        let account = self.account(&customer);
+        expect(running < account.policy().running_max, "no more running jobs than the customer may have")?;
+        expect(account.take(cost, now), "no more starts than the rate allows")?;
+        let backend = lease.backend.to_string();
+        self.jobs[index].start(now, Live { backend, granted: now, deadline, lease_for });
+        self.leases.insert(id, index);
+        Ok(())
+    }
+
+    /// Within a customer, lane and route, first starts are in order of submission. A job that waits for tokens may be
+    /// passed when it has climbed to another lane by waiting.
+    fn check_order(&self, index: usize) -> Check {
+        let job = &self.jobs[index];
+        let ages = |job: &Job| self.config.age_after.is_some_and(|span| self.now >= job.created + span.as_nanos());
+        let passed = self.live.iter().map(|other| (*other, &self.jobs[*other])).find(|(other, own)| {
+            *other < index
+                && own.is_waiting()
+                && !own.has_started
+                && (&own.submit.customer, own.submit.priority, &own.room)
+                    == (&job.submit.customer, job.submit.priority, &job.room)
+                && !ages(own)
+        });
+        match passed {
+            Some((_, own)) if !job.has_started => Err(format!("{} started before {}", job.submit.id, own.submit.id)),
+            _ => Ok(()),
+        }
+    }
+
+    fn failed(&mut self, lease: u64, failure: &Failure, usage: &Usage<'_>, after: AfterFailure) -> Check {
+        let (now, payer) = (self.now, self.config.billing.failed);
+        let backoff = self.config.backoff;
+        let job = self.holder(lease)?;
+        job.end_attempt(now, Attempt::of(usage, payer));
+        job.attempts += 1;
+        let retriable = failure.retriable.unwrap_or(match failure.class {
+            FailureClass::Timeout | FailureClass::Connection | FailureClass::Network => true,
+            FailureClass::Http(429) => failure.retry_after.is_some(),
+            FailureClass::Http(status) => matches!(status, 500 | 502 | 503 | 504),
+            _ => false,
+        });
+        let again = retriable && job.attempts <= backoff.retries;
+        match after {
+            AfterFailure::Retry { at } => {
+                expect(again, "no attempt after one that ends the job")?;
+                let (low, high) = timeline::wait(&backoff, job.attempts, failure.retry_after);
+                let waits = at.as_nanos() - now;
+                expect((low..=high).contains(&waits), "a wait within the schedule")?;
+                job.wait(now, (at.as_nanos(), at.as_nanos()));
+                self.leases.remove(&lease);
+                Ok(())
+            }
+            _ => {
+                expect(!again, "another attempt where one is left")?;
+                job.end(JobState::Error, now);
+                self.ended(lease)
+            }
+        }
+    }
+
+    /// A lease that a worker may not speak of any more must indeed have ended.
+    fn refused(&self, lease: u64, number: u16) -> Check {
+        match number {
+            501 => expect(!self.leases.contains_key(&lease) && lease <= self.last_lease, "a live lease heard"),
+            502 => expect(lease == 0 || lease > self.last_lease, "a lease that was granted known"),
+            _ => Ok(()),
+        }
+    }
+
+    fn cancelled(&mut self, id: u128) -> Check {
+        let index = *self.by_id.get(&id).ok_or("a job nobody submitted was cancelled")?;
+        let (now, payer) = (self.now, self.config.billing.cancelled);
+        let job = &mut self.jobs[index];
+        expect(!job.has_ended(), "only a live job cancelled")?;
+        if job.lease.is_some() {
+            job.end_attempt(now, Attempt::unmeasured(payer));
+        }
+        job.end(JobState::Cancelled, now);
+        self.leases.retain(|_, holder| *holder != index);
+        self.live.remove(&index);
+        Ok(())
+    }
+
+    fn holder(&mut self, lease: u64) -> Check<&mut Job> {
+        let index =
+            *self.leases.get(&lease).ok_or_else(|| format!("lease {lease} has ended and was heard all the same"))?;
+        Ok(&mut self.jobs[index])
+    }
+
+    /// The job of that lease has come to its end.
+    fn ended(&mut self, lease: u64) -> Check {
+        if let Some(index) = self.leases.remove(&lease) {
+            self.live.remove(&index);
+        }
+        Ok(())
+    }
+
+    // --- The fleet ---
+
+    fn operated(&mut self, command: &Command<'static>) -> Check {
+        let now = self.now;
+        match command {
+            Command::PutBackend(spec) => {
+                self.fleet.insert(spec.name.clone(), Machine { spec: spec.clone(), open: true });
+            }
+            Command::RemoveBackend { backend } => self.machine(backend)?.open = false,
+            Command::DrainBackend { backend, draining } => self.machine(backend)?.open = !draining,
+            Command::ForceBreaker { backend, .. } => drop(self.machine(backend)?),
+            Command::PutCustomer { customer, policy } => {
+                let fresh = !self.is_known(customer);
+                self.account(customer).set_policy(Some(policy.clone()), now, fresh);
+            }
+            Command::RemoveCustomer { customer } => self.account(customer).set_policy(None, now, false),
+            Command::Pause { route } => drop(self.paused.insert(room(route))),
+            Command::Resume { route } => drop(self.paused.remove(&room(route))),
+            Command::PutPrices(book) => self.prices.change(Prices::of(book), now),
+            _ => return Err("that is no reply to such a command".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn machine(&mut self, name: &str) -> Check<&mut Machine> {
+        self.fleet.get_mut(name).ok_or_else(|| format!("{name} is known, and nobody declared it"))
+    }
+
+    /// Whether the gateway must have a record of the customer still.
+    fn is_known(&self, name: &str) -> bool {
+        let live = self.live.iter().any(|index| self.jobs[*index].submit.customer == name);
+        live || self.accounts.get(name).is_some_and(Account::has_policy)
+    }
+
+    fn account(&mut self, name: &str) -> &mut Account {
+        let (config, now) = (&self.config, self.now);
+        self.accounts.entry(name.to_owned()).or_insert_with(|| Account::new(config.customer.clone(), now))
+    }
+
+    /// Jobs of a customer that run, or that wait.
+    fn count(&self, customer: &str, running: bool) -> u32 {
+        let own = self.live.iter().map(|index| &self.jobs[*index]).filter(|job| job.submit.customer == customer);
+        own.filter(|job| job.lease.is_some() == running).count() as u32
+    }
+
+    fn busy(&self, backend: &str) -> usize {
+        let on = |index: &&usize| self.jobs[**index].lease.as_ref().is_some_and(|live| live.backend == backend);
+        self.leases.values().filter(on).count()
+    }
+
+    // --- Events ---
+
+    /// Each job is told to have ended once, and as its reply says.
+    pub(super) fn hear_events(&mut self, events: &[Event]) -> Check {
+        for event in events {
+            let index = |id: &libgateway::JobId| self.by_id.get(&id.as_u128()).copied();
+            match &event.kind {
+                EventKind::Ended(id, state) => {
+                    let job = index(id).and_then(|index| self.jobs.get_mut(index)).ok_or("a strange job ended")?;
+                    let told =
+                        matches!(job.now, Now::Ended { state: own, at } if own == *state && at == event.at.as_nanos());
+                    expect(told && !job.end_told, &format!("the end of {id} told once, as it was"))?;
+                    job.end_told = true;
+                }
+                EventKind::Forgotten(id) => {
+                    let job = index(id).and_then(|index| self.jobs.get_mut(index)).ok_or("a strange job left")?;
+                    expect(job.end_told && !job.gone, &format!("{id} forgotten once, after its end"))?;
+                    job.gone = true;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The end of the run: nothing may be open.
+    pub(super) fn close(&mut self, gateway: &Gateway) -> Check {
+        expect(self.live.is_empty() && self.leases.is_empty(), "every job ended")?;
+        for job in &self.jobs {
+            expect(job.end_told, &format!("the end of {} told", job.submit.id))?;
+            expect(job.settlement.is_some(), &format!("{} settled", job.submit.id))?;
+        }
+        expect(self.ledger.all_confirmed() == self.jobs.len() as u64, "one settlement for each job")?;
+        let stats = gateway.stats();
+        expect(stats.charged_micros == self.ledger.charged, "the sum of all charges")?;
+        expect(stats.counters.submitted == self.jobs.len() as u64, "the number of jobs")
+    }
+}
+
+impl Machine {
+    fn serves(&self, job: &Job) -> bool {
+        let route = &job.submit.route;
+        let models = match &self.spec.models {
+            libgateway::Models::All => true,
+            libgateway::Models::Only(models) => models.iter().any(|model| model == route.model()),
+        };
+        models
+            && (self.spec.modality.as_str(), self.spec.family.as_str()) == (route.modality(), route.family())
+            && route.backend().is_none_or(|kind| kind == self.spec.kind)
+    }
+}
+
+fn expect(holds: bool, what: &str) -> Check {
+    if holds { Ok(()) } else { Err(format!("expected: {what}")) }
+}
+
+fn room_of(submit: &Submit<'_>) -> String {
+    room(&submit.route)
+}
+
+/// Where jobs of a route wait: modality, family, model, and the engine where one is wanted.
+fn room(route: &Route<'_>) -> String {
+    let trunk = format!("{}/{}/{}", route.modality(), route.family(), route.model());
+    route.backend().map_or(trunk.clone(), |kind| format!("{trunk}?backend={}", kind.as_str()))
+}
+
+fn alone(step: &libgateway::Step<'static>) -> Command<'static> {
+    use libgateway::Step;
+    match step.clone() {
+        Step::Submit(submit) => Command::Submit(submit),
+        Step::Dispatch {} => Command::Dispatch {},
+        Step::DispatchRoute { route } => Command::DispatchRoute { route },
+        Step::DispatchTo { backend, max } => Command::DispatchTo { backend, max },
+        Step::Complete { lease, output, usage } => Command::Complete { lease, output, usage },
+        other => panic!("the world does not use {other:?}"),
+    }
+}

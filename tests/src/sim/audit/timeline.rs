@@ -1,0 +1,213 @@
+//! A job's way through time: which deadline ended what, and when.
+
+use libgateway::{BackoffConfig, GatewayConfig, JobState, Payer, Span, Submit, Timeouts, Usage};
+
+use super::Auditor;
+
+#[derive(Clone, Debug)]
+pub(super) struct Job {
+    pub(super) submit: Submit<'static>,
+    pub(super) room: String,
+    /// Family and model, as price books name them.
+    pub(super) model: String,
+    timeouts: Timeouts,
+    pub(super) created: u64,
+    pub(super) now: Now,
+    pub(super) lease: Option<Live>,
+    pub(super) has_started: bool,
+    pub(super) started: Option<u64>,
+    pub(super) paid: bool,
+    pub(super) attempts: u32,
+    pub(super) requeues: u32,
+    losses: u32,
+    /// GPU time the customer pays for, and what nobody pays for.
+    pub(super) billed: u64,
+    pub(super) absorbed: u64,
+    pub(super) end_told: bool,
+    /// The number of its settlement.
+    pub(super) settlement: Option<u64>,
+    /// Whether its record has left.
+    pub(super) gone: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Now {
+    /// Waiting; it may run from some instant between the two of `hold` on.
+    Waiting {
+        since: u64,
+        hold: (u64, u64),
+    },
+    Running {
+        since: u64,
+    },
+    Ended {
+        state: JobState,
+        at: u64,
+    },
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Live {
+    pub(super) backend: String,
+    pub(super) granted: u64,
+    pub(super) deadline: u64,
+    pub(super) lease_for: u64,
+}
+
+/// What an attempt used: measured, or the time its lease lasted.
+pub(super) struct Attempt {
+    measured: Option<u64>,
+    payer: Payer,
+}
+
+impl Attempt {
+    pub(super) fn of(usage: &Usage<'_>, payer: Payer) -> Self {
+        let total = usage.devices().map(|device| device.gpu_ns.as_nanos()).sum();
+        Self { measured: usage.is_measured().then_some(total), payer }
+    }
+
+    pub(super) fn unmeasured(payer: Payer) -> Self {
+        Self { measured: None, payer }
+    }
+}
+
+impl Job {
+    pub(super) fn new(submit: Submit<'static>, room: String, config: &GatewayConfig, now: u64) -> Self {
+        Self {
+            model: format!("{}/{}", submit.route.family(), submit.route.model()),
+            timeouts: Timeouts {
+                queue: submit.timeouts.queue.or(config.timeouts.queue),
+                start: submit.timeouts.start.or(config.timeouts.start),
+                run: submit.timeouts.run.or(config.timeouts.run),
+                total: submit.timeouts.total.or(config.timeouts.total),
+            },
+            submit,
+            room,
+            created: now,
+            now: Now::Waiting { since: now, hold: (now, now) },
+            lease: None,
+            has_started: false,
+            started: None,
+            paid: false,
+            attempts: 0,
+            requeues: 0,
+            losses: 0,
+            billed: 0,
+            absorbed: 0,
+            end_told: false,
+            settlement: None,
+            gone: false,
+        }
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.now, Now::Waiting { .. })
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(self.now, Now::Ended { .. })
+    }
+
+    pub(super) fn start(&mut self, now: u64, live: Live) {
+        self.now = Now::Running { since: now };
+        self.lease = Some(live);
+        (self.has_started, self.started, self.paid) = (true, Some(now), true);
+    }
+
+    pub(super) fn wait(&mut self, now: u64, hold: (u64, u64)) {
+        self.now = Now::Waiting { since: now, hold };
+    }
+
+    pub(super) fn end_attempt(&mut self, at: u64, attempt: Attempt) {
+        let Some(live) = self.lease.take() else { return };
+        let gpu = attempt.measured.unwrap_or(at - live.granted);
+        match attempt.payer {
+            Payer::Customer => self.billed += gpu,
+            Payer::House => self.absorbed += gpu,
+        }
+    }
+
+    pub(super) fn end(&mut self, state: JobState, at: u64) {
+        self.now = Now::Ended { state, at };
+    }
+
+    fn after(from: u64, span: Option<Span>) -> u64 {
+        span.map_or(u64::MAX, |span| from.saturating_add(span.as_nanos()))
+    }
+
+    /// The first of its deadlines in its present state. Backoff is none: it ends nothing.
+    pub(super) fn deadline(&self) -> u64 {
+        let total = Self::after(self.created, self.timeouts.total);
+        match (self.now, &self.lease) {
+            (Now::Running { since }, Some(live)) => live.deadline.min(Self::after(since, self.timeouts.run)).min(total),
+            (Now::Waiting { since, .. }, _) => {
+                let start = self.timeouts.start.filter(|_| !self.has_started);
+                Self::after(since, self.timeouts.queue).min(Self::after(self.created, start)).min(total)
+            }
+            _ => u64::MAX,
+        }
+    }
+
+    /// Lets one deadline happen at its instant.
+    fn expire(&mut self, at: u64, config: &GatewayConfig) {
+        let total = Self::after(self.created, self.timeouts.total) <= at;
+        let run = matches!(self.now, Now::Running { since } if Self::after(since, self.timeouts.run) <= at);
+        if self.is_waiting() {
+            self.end(JobState::Cancelled, at);
+        } else if total {
+            self.end_attempt(at, Attempt::unmeasured(config.billing.failed));
+            self.end(JobState::Error, at);
+        } else if run {
+            self.end_attempt(at, Attempt::unmeasured(config.billing.failed));
+            self.attempts += 1;
+            if self.attempts <= config.backoff.retries {
+                let (low, high) = wait(&config.backoff, self.attempts, None);
+                self.wait(at, (at + low, at + high));
+            } else {
+                self.end(JobState::Error, at);
+            }
+        } else {
+            self.end_attempt(at, Attempt::unmeasured(config.billing.lost));
+            self.losses += 1;
+            if self.losses > u32::from(config.losses_max) {
+                self.end(JobState::Error, at);
+            } else {
+                self.requeues += 1;
+                self.wait(at, (at, at));
+            }
+        }
+    }
+}
+
+impl Auditor {
+    /// Lets every deadline up to now happen.
+    pub(super) fn pass_time(&mut self) {
+        let Self { live, jobs, leases, config, now, .. } = self;
+        let mut moved = false;
+        live.retain(|index| {
+            let job = &mut jobs[*index];
+            while job.deadline() <= *now {
+                job.expire(job.deadline(), config);
+                moved = true;
+            }
+            !job.has_ended()
+        });
+        if moved {
+            leases.retain(|_, index| jobs[*index].lease.is_some());
+        }
+    }
+}
+
+/// The least and the longest wait after so many failures.
+pub(super) fn wait(backoff: &BackoffConfig, failures: u32, retry_after: Option<Span>) -> (u64, u64) {
+    let jitter = |nanos: u64| (u128::from(nanos) * u128::from(backoff.jitter_ppm) / 1_000_000) as u64;
+    let mut high = backoff.base.as_nanos();
+    for _ in 1..failures {
+        high = high.saturating_mul(u64::from(backoff.factor_ppm / 1_000_000)).min(backoff.max.as_nanos());
+    }
+    let low = high - jitter(high);
+    match retry_after.map(Span::as_nanos) {
+        Some(floor) => (low.max(floor), high.max(floor + jitter(floor))),
+        None => (low, high),
+    }
+}

@@ -1,0 +1,224 @@
+//! `SharedGateway` with real threads: nobody is lost, nothing runs twice, waiting ends. Every wait has an end far away, so
+//! that a lost wake-up fails instead of hanging; no test depends on how fast it is.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libgateway::{
+    Abort, Backend, BackendKind, CustomerPolicy, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobId,
+    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, Timestamp, Usage,
+};
+
+/// A gateway with one backend of `slots`, on a real clock that starts at a round number.
+fn shared(config: GatewayConfig, slots: u32) -> (SharedGateway, Timestamp) {
+    let start = Timestamp::from_secs(1_000);
+    let zero = Instant::now();
+    let clock = move || start + Span::from_nanos(zero.elapsed().as_nanos() as u64);
+    let mut gateway = Gateway::new(config, start).unwrap();
+    let backend = Backend::new("gpu", BackendKind::Torch).serves("image", "flux", ["*"]).slots(slots);
+    gateway.put_backend(start, backend).unwrap();
+    (SharedGateway::new(gateway, clock), start + Span::from_secs(60))
+}
+
+fn job(n: u64) -> Submit<'static> {
+    Submit::new(JobId::from_entropy(u128::from(n)), "acme", Route::parse("image/flux/dev/t2i").unwrap())
+}
+
+fn submit(gateway: &SharedGateway, n: u64) -> JobId {
+    gateway.with(|gateway, now| gateway.submit(now, job(n))).unwrap().unwrap()
+}
+
+#[test]
+fn a_handle_goes_to_any_thread() {
+    fn any_thread<T: Send + Sync + Clone>() {}
+    any_thread::<SharedGateway>();
+}
+
+#[test]
+fn every_job_runs_once_whoever_submits_and_whoever_works() {
+    const SUBMITTERS: u64 = 4;
+    const JOBS: u64 = 500;
+    let (gateway, _) = shared(GatewayConfig::default(), 3);
+    let seen = Arc::new(Mutex::new(BTreeSet::new()));
+    let done = Arc::new(AtomicU64::new(0));
+    let workers: Vec<_> = (0..6)
+        .map(|worker| {
+            let (gateway, seen, done) = (gateway.clone(), seen.clone(), done.clone());
+            thread::spawn(move || {
+                while done.load(Ordering::SeqCst) < SUBMITTERS * JOBS {
+                    // A short end: when the last job is taken, those that still wait have to go home.
+                    let soon = Some(gateway.with(|_, now| now).unwrap() + Span::from_millis(20));
+                    let leases = if worker % 2 == 0 {
+                        gateway.dispatch(soon).unwrap().into_iter().collect()
+                    } else {
+                        gateway.dispatch_to("gpu", 2, soon).unwrap().unwrap()
+                    };
+                    for lease in leases {
+                        assert!(seen.lock().unwrap().insert(lease.job), "{} ran twice", lease.job);
+                        let usage = Usage::unmeasured();
+                        gateway
+                            .with(|gateway, now| gateway.complete(now, lease.id, Output::url("x"), usage))
+                            .unwrap()
+                            .unwrap();
+                        done.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            })
+        })
+        .collect();
+    let submitters: Vec<_> = (0..SUBMITTERS)
+        .map(|submitter| {
+            let gateway = gateway.clone();
+            thread::spawn(move || (0..JOBS).for_each(|n| _ = submit(&gateway, submitter * JOBS + n)))
+        })
+        .collect();
+    submitters.into_iter().for_each(|thread| thread.join().unwrap());
+    workers.into_iter().for_each(|thread| thread.join().unwrap());
+    assert_eq!(seen.lock().unwrap().len() as u64, SUBMITTERS * JOBS);
+    let gateway = gateway.into_inner().unwrap();
+    gateway.check_invariants();
+    assert_eq!(gateway.stats().counters.completed, SUBMITTERS * JOBS);
+}
+
+#[test]
+fn one_job_at_a_time_finds_one_of_many_that_wait() {
+    let (gateway, far) = shared(GatewayConfig::default(), 64);
+    let (tx, rx) = std::sync::mpsc::channel();
+    let workers: Vec<_> = (0..16)
+        .map(|_| {
+            let (gateway, tx) = (gateway.clone(), tx.clone());
+            thread::spawn(move || {
+                let lease = gateway.dispatch(Some(far)).unwrap().expect("a job before the far end");
+                tx.send(lease.job).unwrap();
+            })
+        })
+        .collect();
+    for n in 0..16 {
+        let id = submit(&gateway, n);
+        assert_eq!(rx.recv_timeout(Duration::from_secs(50)), Ok(id));
+    }
+    workers.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_dispatcher_wakes_at_the_deadline_the_gateway_names() {
+    let (gateway, far) = shared(GatewayConfig::default(), 1);
+    submit(&gateway, 1);
+    let lease = gateway.dispatch(Some(far)).unwrap().unwrap();
+    let failure = Failure::new(FailureClass::Timeout, "slow").retry_after(Span::from_millis(5));
+    gateway.with(|gateway, now| gateway.fail(now, lease.id, failure, Usage::unmeasured())).unwrap().unwrap();
+    let soon = Timestamp::from_secs(1_002);
+    // Nobody calls the gateway now but the two that wait; one has to wake by itself, a second in.
+    let other = gateway.clone();
+    let second = thread::spawn(move || other.dispatch(Some(soon)).unwrap());
+    let first = gateway.dispatch(Some(soon)).unwrap();
+    let got: Vec<_> = [first, second.join().unwrap()].into_iter().flatten().collect();
+    assert_eq!(got.len(), 1);
+    assert_eq!((got[0].job, got[0].attempt), (JobId::from_entropy(1), 2));
+}
+
+#[test]
+fn waiting_ends_at_its_end() {
+    let (gateway, far) = shared(GatewayConfig::default(), 1);
+    let soon = Timestamp::from_secs(1_000) + Span::from_millis(10);
+    assert_eq!(gateway.dispatch(Some(soon)).unwrap(), None);
+    assert_eq!(gateway.dispatch_to("gpu", 4, Some(soon)).unwrap(), Ok(Vec::new()));
+    assert!(gateway.dispatch_to("nobody", 4, Some(far)).unwrap().is_err());
+    let id = submit(&gateway, 1);
+    assert_eq!(gateway.outcome(id, Some(soon)).unwrap(), None);
+    assert_eq!(gateway.outcome(JobId::from_entropy(99), None).unwrap(), None);
+}
+
+#[test]
+fn a_transaction_waits_until_all_of_it_can_happen() {
+    let (gateway, far) = shared(GatewayConfig::default(), 4);
+    let route = Route::parse("image/flux/dev/t2i").unwrap();
+    let waiting = {
+        let (gateway, route) = (gateway.clone(), route.clone());
+        thread::spawn(move || {
+            gateway.transaction(Some(far), |tx| {
+                let first = tx.dispatch_route(&route)?.or_retry()?;
+                let second = tx.dispatch_route(&route)?.or_retry()?;
+                Ok::<_, Abort>((first.job, second.job))
+            })
+        })
+    };
+    let one = submit(&gateway, 1);
+    let two = submit(&gateway, 2);
+    assert_eq!(waiting.join().unwrap().unwrap(), Ok((one, two)));
+    let soon = Timestamp::from_secs(1_000) + Span::from_millis(1);
+    let none = gateway.transaction(Some(soon), |tx| tx.dispatch().or_retry::<libgateway::error::Error>());
+    assert!(matches!(none, Ok(Err(Abort::Retry { .. }))));
+}
+
+#[test]
+fn the_end_of_a_job_wakes_those_who_asked_for_it() {
+    for subscribed in [false, true] {
+        let (gateway, far) = shared(GatewayConfig::default(), 1);
+        let subscription = subscribed.then(|| gateway.subscribe(4).unwrap());
+        let ids = [submit(&gateway, 1), submit(&gateway, 2)];
+        let waiting: Vec<_> = ids
+            .into_iter()
+            .map(|id| {
+                let gateway = gateway.clone();
+                thread::spawn(move || gateway.outcome(id, Some(far)).unwrap())
+            })
+            .collect();
+        let lease = gateway.dispatch(Some(far)).unwrap().unwrap();
+        let output = Output::url("1.webp");
+        gateway
+            .with(|gateway, now| gateway.complete(now, lease.id, output.clone(), Usage::unmeasured()))
+            .unwrap()
+            .unwrap();
+        gateway.with(|gateway, now| gateway.cancel(now, ids[1])).unwrap().unwrap();
+        let ends: Vec<_> = waiting.into_iter().map(|thread| thread.join().unwrap()).collect();
+        assert_eq!(ends[0], Some(Outcome::Complete(output)));
+        assert!(matches!(ends[1], Some(Outcome::Cancelled(_))));
+        drop(subscription);
+    }
+}
+
+#[test]
+fn a_slow_subscriber_is_told_to_look_again_and_holds_nobody_up() {
+    let (gateway, _) = shared(GatewayConfig::default(), 1);
+    let subscription = gateway.subscribe(2).unwrap();
+    let ids: Vec<JobId> = (0..5).map(|n| submit(&gateway, n)).collect();
+    for id in &ids[..2] {
+        let Ok(Notice::Event(event)) = subscription.try_recv() else { panic!("the first two fit") };
+        assert_eq!(event.kind, EventKind::Queued(*id));
+    }
+    assert_eq!(subscription.try_recv(), Ok(Notice::LookAgain));
+    assert!(subscription.try_recv().is_err());
+    gateway.with(|gateway, now| gateway.cancel(now, ids[4])).unwrap().unwrap();
+    let Some(Notice::Event(event)) = subscription.recv() else { panic!("it goes on") };
+    assert_eq!(event.kind, EventKind::Ended(ids[4], JobState::Cancelled));
+    drop(gateway);
+    assert_eq!(subscription.recv(), None);
+}
+
+#[test]
+fn a_new_token_wakes_a_dispatcher_of_a_throttled_customer() {
+    let policy = CustomerPolicy::default().rate(libgateway::RateLimit::per_second(100, 1));
+    let (gateway, far) = shared(GatewayConfig::default().customer(policy), 4);
+    submit(&gateway, 1);
+    submit(&gateway, 2);
+    assert!(gateway.dispatch(Some(far)).unwrap().is_some());
+    // The bucket is empty for 10 ms; nothing but time brings the next token.
+    assert!(gateway.dispatch(Some(far)).unwrap().is_some());
+}
+
+#[test]
+fn a_panic_under_the_lock_is_told_to_everybody_after() {
+    let (gateway, far) = shared(GatewayConfig::default(), 1);
+    let other = gateway.clone();
+    let panicked = thread::spawn(move || other.with(|_, _| panic!("planted"))).join();
+    assert!(panicked.is_err());
+    assert!(gateway.with(|_, _| ()).is_err());
+    assert!(gateway.dispatch(Some(far)).is_err());
+    assert!(gateway.into_inner().is_none());
+}
