@@ -279,6 +279,7 @@ impl State {
     }
 
     pub(crate) fn give_up_queued(&mut self, slot: u32, reason: CancelReason) {
+        self.refund(slot);
         self.dequeue(slot);
         self.finish(slot, Outcome::Cancelled(reason), Spent::nothing());
     }

@@ -328,6 +328,20 @@ impl State {
         });
     }
 
+    /// Takes the cost of a job out of its customer's share again, if it never ran: it leaves its lane.
+    pub(crate) fn refund(&mut self, slot: u32) {
+        let job = &self.jobs[slot];
+        if job.hot.started != Timestamp::MAX {
+            return;
+        }
+        let (customer, lane, estimate) = (job.customer, job.lane(), job.estimate);
+        let family = self.table.routes[job.route].family;
+        let expected = stride(estimate, self.policy(customer).weight);
+        if let Some(share) = self.places.correct(customer, family, lane, expected, 0) {
+            self.note(|_| super::undo::Undo::Shared { share });
+        }
+    }
+
     /// Puts the real cost of a job in the place of its estimate.
     fn learn(&mut self, slot: u32, gpu: GpuNanos) {
         let job = &self.jobs[slot];

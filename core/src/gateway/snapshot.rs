@@ -210,7 +210,6 @@ pub(crate) struct ShareBody {
     pub(crate) family: u32,
     pub(crate) lane: u8,
     pub(crate) finish: u128,
-    pub(crate) latest: u128,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -404,7 +403,6 @@ impl State {
             family: numbers.families[share.pool as usize],
             lane: share.lane,
             finish: share.finish,
-            latest: share.latest,
         });
         let mut shares: Vec<ShareBody> = told.collect();
         shares.sort_unstable_by_key(|share| (share.customer, share.family, share.lane));

@@ -199,6 +199,7 @@ impl State {
     fn age(&mut self, slot: u32) {
         let job = &self.jobs[slot];
         let (lane, sequence, mut hot) = (job.lane().saturating_sub(1), job.key.sequence(), job.hot);
+        self.refund(slot);
         self.dequeue(slot);
         if hot.hold == Hold::Parked {
             // Its customer is asked again in the new lane.

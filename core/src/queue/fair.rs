@@ -10,7 +10,7 @@ use alloc::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use super::places::{Entrant, Ordering, Places};
+use super::places::{Entrant, Ordering, Places, stride};
 use crate::coded::{Full, InputError};
 use crate::error::QueueError;
 use crate::id::{NAME_LEN_MAX, check_name};
@@ -78,6 +78,7 @@ pub struct Ticket {
 struct Item<T> {
     sequence: u64,
     customer: u32,
+    cost: u64,
     value: T,
 }
 
@@ -179,7 +180,7 @@ impl<T> FairQueue<T> {
         let customer = self.customer(customer)?;
         let sequence = self.sequence;
         self.sequence += 1;
-        let slot = self.items.insert(Item { sequence, customer, value }) as u32;
+        let slot = self.items.insert(Item { sequence, customer, cost, value }) as u32;
         let record = &mut self.customers[customer];
         record.waiting += 1;
         let Customer { weight, paused, .. } = *record;
@@ -211,17 +212,24 @@ impl<T> FairQueue<T> {
             }
             self.places.serve(0, key);
             let ticket = Ticket { slot, sequence: item.sequence };
-            return self.remove(ticket).map(|value| (ticket, value));
+            return self.take(ticket).map(|(_, item)| (ticket, item.value));
         }
     }
 
-    /// Takes an item out wherever it stands. `None`: it is not in the queue any more.
+    /// Takes an item out wherever it stands, as if it had never come. `None`: it is not in the queue any more.
     ///
     /// # Complexity
     /// O(log n).
     pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
+        let (lane, item) = self.take(ticket)?;
+        let weight = self.customers[item.customer].weight;
+        self.places.correct(item.customer, 0, lane, stride(item.cost, weight), 0);
+        Some(item.value)
+    }
+
+    fn take(&mut self, ticket: Ticket) -> Option<(u8, Item<T>)> {
         self.get(ticket)?;
-        self.places.remove(ticket.slot);
+        let removed = self.places.remove(ticket.slot)?;
         let item = self.items.try_remove(ticket.slot as usize)?;
         let record = &mut self.customers[item.customer];
         record.waiting -= 1;
@@ -229,7 +237,7 @@ impl<T> FairQueue<T> {
             record.idle = true;
             self.idle.push_back(item.customer);
         }
-        Some(item.value)
+        Some((removed.key.lane(), item))
     }
 
     /// How many items stand before one, paused or not. `None`: it is not in the queue any more.
@@ -382,6 +390,7 @@ mod tests {
     struct Model {
         fifo: bool,
         items: Vec<(u8, u128, u64, u8)>,
+        costs: BTreeMap<u64, u64>,
         clocks: [u128; 3],
         finish: BTreeMap<(u8, u8), u128>,
         weights: BTreeMap<u8, u32>,
@@ -391,15 +400,33 @@ mod tests {
 
     impl Model {
         fn push(&mut self, customer: u8, lane: u8, cost: u64) -> u64 {
+            let own = self.items.iter().filter(|(at, .., owner)| (*at, *owner) == (lane, customer));
+            let in_line = own.map(|(_, tag, ..)| *tag + 1).max().unwrap_or(0);
+            let stride = self.stride(customer, cost);
             let finish = self.finish.entry((customer, lane)).or_default();
-            let start = (*finish).max(self.clocks[lane as usize]);
-            let weight = self.weights.get(&customer).copied().unwrap_or(1);
-            *finish = start + u128::from(cost / u64::from(weight)).max(1);
+            let start = (*finish).max(self.clocks[lane as usize]).max(in_line);
+            *finish = start + stride;
+            self.costs.insert(self.sequence, cost);
             let tag = if self.fifo { 0 } else { start };
             self.items.push((lane, tag, self.sequence, customer));
             self.items.sort_unstable();
             self.sequence += 1;
             self.sequence - 1
+        }
+
+        fn stride(&self, customer: u8, cost: u64) -> u128 {
+            let weight = self.weights.get(&customer).copied().unwrap_or(1);
+            u128::from(cost / u64::from(weight)).max(1)
+        }
+
+        fn remove(&mut self, at: usize) -> u64 {
+            let (lane, _, sequence, customer) = self.items.remove(at);
+            let stride = self.stride(customer, self.costs[&sequence]);
+            let finish = self.finish.entry((customer, lane)).or_default();
+            if *finish > self.clocks[lane as usize] {
+                *finish = finish.saturating_sub(stride);
+            }
+            sequence
         }
 
         fn pop(&mut self) -> Option<u64> {
@@ -438,7 +465,7 @@ mod tests {
                     }
                     Op::Pop => prop_assert_eq!(queue.pop(), model.pop()),
                     Op::Remove(index) if !model.items.is_empty() => {
-                        let (_, _, sequence, _) = model.items.remove(index.index(model.items.len()));
+                        let sequence = model.remove(index.index(model.items.len()));
                         prop_assert_eq!(queue.remove(tickets[&sequence]), Some(sequence));
                         prop_assert_eq!(queue.remove(tickets[&sequence]), None);
                     }

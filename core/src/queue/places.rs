@@ -7,7 +7,9 @@
 //! **Fair share.** Start-time fair queueing: an item that arrives gets the start tag `S = max(V, F)`, where `V` is the
 //! virtual time of its pool and lane (the start tag of the last item served) and `F` the finish tag of its customer's
 //! last item there; then `F = S + cost / weight`. Customers are therefore served in proportion to their weights, in cost
-//! and not in number; a customer alone, or customers with one item each, are served in order of arrival.
+//! and not in number; a customer alone, or customers with one item each, are served in order of arrival. What an item
+//! did not use is taken from `F` again, so that one that leaves unserved is as one that never came; no item overtakes
+//! its customer's own in line, though.
 //!
 //! **Flows.** Items of one customer, route and lane form a list in key order. Only its head carries the tree's `ready`
 //! bit, so a customer that may not run now costs one place per flow to step over, however long its flow is.
@@ -65,8 +67,6 @@ pub(crate) struct Share {
     pub(crate) lane: u8,
     /// Virtual time at which the customer's next item may start.
     pub(crate) finish: u128,
-    /// Start tag of the customer's latest item: `finish` never falls to it, or a later item could overtake.
-    pub(crate) latest: u128,
 }
 
 /// An item taken out of the queue, with all that [`Places::unremove`] needs to put it back as if it had never left.
@@ -203,17 +203,16 @@ impl Places {
     /// O(log n) of the route's length.
     pub(crate) fn push(&mut self, item: u32, entrant: Entrant) -> (Key, Option<Share>) {
         let Entrant { customer, route, lane, sequence, cost, weight, held } = entrant;
+        let flow = self.find_flow(customer, route, lane);
         let (tag, before) = match self.ordering {
             Ordering::Fifo => (0, None),
             Ordering::Fair => {
                 let pool = self.routes[route as usize].pool;
                 let now = self.clocks[pool as usize][lane as usize];
                 let account = self.open_account(customer, pool, lane);
-                let share = &mut self.accounts[account as usize];
-                let before = *share;
-                let start = share.finish.max(now);
-                share.finish = start.saturating_add(stride(cost, weight)).min(TAG_MAX);
-                share.latest = start;
+                let before = self.accounts[account as usize];
+                let start = before.finish.max(now).max(flow.map_or(0, |flow| self.tail_key(flow).tag() + 1));
+                self.accounts[account as usize].finish = start.saturating_add(stride(cost, weight)).min(TAG_MAX);
                 (start, Some(before))
             }
         };
@@ -221,7 +220,7 @@ impl Places {
         if held {
             self.restore(item, route, key, false);
         } else {
-            self.append(item, customer, route, key);
+            self.append(item, customer, route, key, flow);
         }
         (key, before)
     }
@@ -245,7 +244,7 @@ impl Places {
 
     /// Puts a listed item back behind its flow's tail: for restoring, in key order.
     pub(crate) fn relist(&mut self, item: u32, customer: u32, route: u32, key: Key) {
-        self.append(item, customer, route, key);
+        self.append(item, customer, route, key, self.find_flow(customer, route, key.lane()));
     }
 
     /// Whether an item stands in its flow's list. If not, it came back to a place it had, and is ready on its own.
@@ -329,8 +328,9 @@ impl Places {
         self.clocks.get(pool as usize).map_or(0, |lanes| lanes[lane as usize])
     }
 
-    /// Replaces the expected cost of a served item by what it took: the customer's next arrival starts later, or earlier
-    /// but never before what it has been given already. Returns the share as it was before, if it changed.
+    /// Replaces the expected cost of an item by what it took, which is nothing for one that leaves unserved: the customer's
+    /// next arrival starts later, or earlier but not before its own in line. Returns the share as it was before, if it
+    /// changed.
     pub(crate) fn correct(
         &mut self,
         customer: u32,
@@ -349,7 +349,7 @@ impl Places {
             let before = *share;
             if share.finish <= now {
                 // A share that has been overtaken equals none, however long it is still kept.
-                (share.finish, share.latest) = (now, 0);
+                share.finish = now;
             }
             share.finish = share.finish.saturating_add(actual - expected).min(TAG_MAX);
             return Some(before);
@@ -360,7 +360,7 @@ impl Places {
             return None;
         }
         let before = *share;
-        share.finish = share.finish.saturating_sub(expected - actual).max(share.latest.saturating_add(1)).min(TAG_MAX);
+        share.finish = share.finish.saturating_sub(expected - actual);
         Some(before)
     }
 
@@ -368,16 +368,6 @@ impl Places {
     pub(crate) fn set_share(&mut self, share: Share) {
         let account = self.open_account(share.customer, share.pool, share.lane);
         self.accounts[account as usize] = share;
-    }
-
-    /// Whether the next item of a customer in a pool will stand behind one that it has in line there.
-    pub(crate) fn is_behind(&self, customer: u32, pool: u32, key: Key) -> bool {
-        let share = self.find_account(customer, pool, key.lane()).map_or(0, |id| self.accounts[id as usize].finish);
-        let next = share.max(self.clock(pool, key.lane()));
-        match self.ordering {
-            Ordering::Fifo => key.tag() == 0,
-            Ordering::Fair => next > key.tag() || next == TAG_MAX,
-        }
     }
 
     /// Shares that still say something: those ahead of their lane's virtual time. In no fixed order.
@@ -469,11 +459,11 @@ impl Places {
             + (self.flow_index.capacity() + self.account_index.capacity()) * 5
     }
 
-    fn append(&mut self, item: u32, customer: u32, route: u32, key: Key) {
+    fn append(&mut self, item: u32, customer: u32, route: u32, key: Key, flow: Option<u32>) {
         let lane = key.lane();
-        let ready = match self.find_flow(customer, route, lane) {
-            // Only an aged item of a queue in arrival order is older than the tail; it stands on its own.
-            Some(id) if self.ordering == Ordering::Fifo && self.is_before_tail(id, key) => {
+        let ready = match flow {
+            // Only an aged item can be older than the tail, where tags do not tell them apart: it stands on its own.
+            Some(id) if self.is_before_tail(id, key) => {
                 return self.restore(item, route, key, true);
             }
             Some(id) => {
@@ -538,7 +528,11 @@ impl Places {
     }
 
     fn is_before_tail(&self, flow: u32, key: Key) -> bool {
-        self.tree.key(self.flows[flow as usize].tail).is_some_and(|tail| tail > key.0)
+        self.tail_key(flow) > key
+    }
+
+    fn tail_key(&self, flow: u32) -> Key {
+        Key(self.tree.key(self.flows[flow as usize].tail).unwrap_or_default())
     }
 
     fn drop_flow(&mut self, id: u32) {
@@ -574,7 +568,7 @@ impl Places {
             return account;
         }
         self.sweep_due += 2;
-        let share = Share { customer, pool, lane, finish: 0, latest: 0 };
+        let share = Share { customer, pool, lane, finish: 0 };
         let id = self.accounts.insert(share) as u32;
         let hash = self.hash(customer, pool, lane);
         let Self { accounts, account_index, hasher, .. } = self;
@@ -653,16 +647,15 @@ impl Places {
             assert_eq!(queue.first, ready, "first of route {route}");
         }
         for (_, share) in &self.accounts {
-            assert!(share.is_sound(), "finish behind latest");
+            assert!(share.is_sound(), "a share within virtual time");
         }
     }
 }
 
 impl Share {
-    /// Whether pushes and corrections can have led to it: the next item starts behind the latest one, unless both stand
-    /// at the end of virtual time.
+    /// Whether pushes and corrections can have led to it.
     pub(crate) fn is_sound(&self) -> bool {
-        self.finish.max(self.latest) <= TAG_MAX && (self.latest < self.finish || matches!(self.finish, 0 | TAG_MAX))
+        self.finish <= TAG_MAX
     }
 
     fn is_of(&self, customer: u32, pool: u32, lane: u8) -> bool {
