@@ -81,11 +81,7 @@ impl Chance {
     }
 
     /// The next 64 bits.
-    #[expect(
-        clippy::should_implement_trait,
-        reason = "an endless stream of dice is no iterator anybody wants to chain"
-    )]
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -95,7 +91,7 @@ impl Chance {
 
     /// A number below `end`; 0 for 0.
     pub fn below(&mut self, end: u64) -> u64 {
-        ((u128::from(self.next()) * u128::from(end)) >> 64) as u64
+        ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
     }
 
     /// One of the items.
@@ -105,6 +101,12 @@ impl Chance {
     pub fn pick<'t, T>(&mut self, items: &'t [T]) -> &'t T {
         let at = self.below(items.len() as u64) as usize;
         items.get(at).expect("something to pick from")
+    }
+
+    /// One of the words.
+    pub fn word<'t>(&mut self, words: &[&'t str]) -> &'t str {
+        let word: &&str = self.pick(words);
+        word
     }
 
     /// True once in `n` times.

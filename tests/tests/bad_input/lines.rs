@@ -44,7 +44,7 @@ impl Lines {
         let some = |chance: &mut Chance, max: u64| 1 + chance.below(max) as u32;
         let chance = &mut self.chance;
         let span = |chance: &mut Chance| match chance.below(8) {
-            0 => Span::from_nanos(chance.next() >> chance.below(64) | 1),
+            0 => Span::from_nanos(chance.bits() >> chance.below(64) | 1),
             _ => Span::from_nanos(1 << (24 + chance.below(18))),
         };
         let mut customer = CustomerPolicy::default().queued_max(some(chance, 30)).running_max(some(chance, 8));
@@ -61,7 +61,7 @@ impl Lines {
         let breaker = CircuitBreakerConfig::default().open_for(span(chance)).open_for_max(Span::MAX);
         let backoff = BackoffConfig::default().base(span(chance)).max(Span::MAX);
         GatewayConfig::default()
-            .seed(chance.next())
+            .seed(chance.bits())
             .ordering(if chance.one_in(5) { Ordering::Fifo } else { Ordering::Fair })
             .age_after(chance.one_in(3).then_some(age))
             .customer(customer)
@@ -110,10 +110,10 @@ impl Lines {
     fn entry(&mut self, out: &mut String) {
         match self.chance.below(1_000) {
             0 if self.chance.one_in(3) => {
-                self.now = Timestamp::from_nanos(self.chance.next() >> self.chance.below(40)).max(self.now);
+                self.now = Timestamp::from_nanos(self.chance.bits() >> self.chance.below(40)).max(self.now);
             }
             1..=4 => self.now += Span::from_secs(self.chance.below(4_000)),
-            _ => self.now += Span::from_nanos(self.chance.next() >> (34 + self.chance.below(30))),
+            _ => self.now += Span::from_nanos(self.chance.bits() >> (34 + self.chance.below(30))),
         }
         out.push_str("{\"now\":");
         match self.hostile(10) {
@@ -187,7 +187,7 @@ impl Lines {
             }
             7 => {
                 self.field(out, "{\"force_breaker\":{\"backend\":", Self::backend, ",\"state\":");
-                out.push_str(*self.chance.pick(&["null", "null", "\"open\"", "\"closed\"", "\"ajar\""]));
+                out.push_str(self.chance.word(&["null", "null", "\"open\"", "\"closed\"", "\"ajar\""]));
                 self.field(out, ",\"until\":", Self::instant, "}}");
             }
             8 | 9 => self.put_customer(out),
@@ -219,7 +219,7 @@ impl Lines {
         self.job(out);
         self.field(out, ",\"customer\":", Self::customer, ",\"route\":");
         self.route(out);
-        let mut options = self.chance.next();
+        let mut options = self.chance.bits();
         let mut option = || {
             options >>= 3;
             options & 7 == 0
@@ -313,7 +313,7 @@ impl Lines {
         let (modality, family) =
             self.chance.pick(&[("image", "flux"), ("video", "wan"), ("image", "qwen"), ("", "x y")]);
         _ = write!(out, ",\"modality\":\"{modality}\",\"family\":\"{family}\",\"models\":");
-        out.push_str(*self.chance.pick(&[
+        out.push_str(self.chance.word(&[
             "\"all\"",
             "{\"only\":[\"dev\"]}",
             "{\"only\":[\"dev\",\"schnell\"]}",
@@ -405,14 +405,14 @@ impl Lines {
     fn customer(&mut self, out: &mut String) {
         match self.hostile(10) {
             true => self.name(out),
-            false => out.push_str(*self.chance.pick(&["\"acme\"", "\"zoo\"", "\"umbrella\"", "\"Zo\u{eb}\""])),
+            false => out.push_str(self.chance.word(&["\"acme\"", "\"zoo\"", "\"umbrella\"", "\"Zo\u{eb}\""])),
         }
     }
 
     fn backend(&mut self, out: &mut String) {
         match self.hostile(10) {
             true => self.name(out),
-            false => out.push_str(*self.chance.pick(&["\"gpu-1\"", "\"gpu-2\"", "\"gpu-3\""])),
+            false => out.push_str(self.chance.word(&["\"gpu-1\"", "\"gpu-2\"", "\"gpu-3\""])),
         }
     }
 
@@ -436,7 +436,7 @@ impl Lines {
             "7",
         ];
         let list: &[&str] = if self.hostile(6) { &hostile } else { &known };
-        out.push_str(*self.chance.pick(list));
+        out.push_str(self.chance.word(list));
     }
 
     fn payload(&mut self, out: &mut String) {
@@ -468,8 +468,8 @@ impl Lines {
         }
         match self.chance.below(12) {
             0 => out.push_str("null"),
-            1 => _ = write!(out, "{}", self.now.as_nanos().saturating_add(self.chance.next() >> 30)),
-            _ => _ = write!(out, "{}", self.chance.next() >> self.chance.below(64)),
+            1 => _ = write!(out, "{}", self.now.as_nanos().saturating_add(self.chance.bits() >> 30)),
+            _ => _ = write!(out, "{}", self.chance.bits() >> self.chance.below(64)),
         }
     }
 
@@ -479,14 +479,14 @@ impl Lines {
             return self.number(out);
         }
         match self.chance.below(20) {
-            0 => _ = write!(out, "{}", self.chance.next() >> self.chance.below(64)),
+            0 => _ = write!(out, "{}", self.chance.bits() >> self.chance.below(64)),
             _ => _ = write!(out, "{}", self.chance.below(10)),
         }
     }
 
     /// A number from where number types end, or none at all.
     fn number(&mut self, out: &mut String) {
-        out.push_str(*self.chance.pick(&[
+        out.push_str(self.chance.word(&[
             "0",
             "1",
             "-1",
@@ -524,7 +524,7 @@ impl Lines {
 
     fn noise(&mut self, out: &mut String) {
         for _ in 0..self.chance.below(40) {
-            out.push(char::from_u32((self.chance.next() >> (43 + self.chance.below(14))) as u32).unwrap_or('\u{0}'));
+            out.push(char::from_u32((self.chance.bits() >> (43 + self.chance.below(14))) as u32).unwrap_or('\u{0}'));
         }
     }
 
@@ -537,7 +537,7 @@ impl Lines {
         let at = self.chance.below(len) as usize;
         match self.chance.below(4) {
             0 => out.truncate(at),
-            1 => out[at] = self.chance.next() as u8,
+            1 => out[at] = self.chance.bits() as u8,
             2 => {
                 let end = at + self.chance.below(len - at as u64) as usize;
                 out.drain(at..end);

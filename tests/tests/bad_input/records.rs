@@ -47,7 +47,7 @@ fn random_and_changed_records_make_neither_a_panic_nor_a_broken_invariant() {
     for number in 0..RECORDS {
         let mut bytes = Vec::new();
         if chance.one_in(4) {
-            bytes.extend((0..chance.below(60)).map(|_| chance.next() as u8));
+            bytes.extend((0..chance.below(60)).map(|_| chance.bits() as u8));
         } else {
             lines.line(&mut line);
             let text = String::from_utf8_lossy(&line);
@@ -56,9 +56,9 @@ fn random_and_changed_records_make_neither_a_panic_nor_a_broken_invariant() {
             for _ in 0..chance.below(4) {
                 let at = chance.below(bytes.len() as u64) as usize;
                 match chance.below(4) {
-                    0 => bytes[at] = chance.next() as u8,
+                    0 => bytes[at] = chance.bits() as u8,
                     1 => bytes[at] ^= 1 << chance.below(8),
-                    2 => bytes.insert(at, chance.next() as u8),
+                    2 => bytes.insert(at, chance.bits() as u8),
                     _ => _ = bytes.splice(at..=at, hostile_length(&mut chance)),
                 }
             }

@@ -179,8 +179,8 @@ fn forge(chance: &mut Chance, body: &mut Vec<u8>) {
         0 => {
             body.remove(at);
         }
-        1 => body.insert(at, chance.next() as u8),
-        2 => body[at] = chance.next() as u8,
+        1 => body.insert(at, chance.bits() as u8),
+        2 => body[at] = chance.bits() as u8,
         3 => body[at] ^= 1 << chance.below(8),
         4 => body[at] = body[at].wrapping_add(1),
         5 => body[at] = body[at].wrapping_sub(1),

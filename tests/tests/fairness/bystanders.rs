@@ -48,7 +48,7 @@ fn starts(trouble: Trouble, present: bool, seed: u64) -> BTreeMap<JobId, Timesta
         let next = world.rig.now + Span::from_millis(1 + chance.below(600));
         world.run_until(next);
         let lane = *chance.pick(&[Priority::High, Priority::Normal, Priority::Normal, Priority::Low]);
-        let own = job(number, *chance.pick(&["acme", "zoo", "umbrella"]), *chance.pick(&[DEV, SCHNELL]));
+        let own = job(number, chance.word(&["acme", "zoo", "umbrella"]), chance.word(&[DEV, SCHNELL]));
         world.submit(own.priority(lane).estimate(GpuNanos::from_millis(500 + chance.below(1_000))));
     }
     world.run_until(at(400));

@@ -65,9 +65,9 @@ fn with_doomed(seed: u64, come: bool) -> Vec<u128> {
     let lease = rig.lease();
     let mut doomed = Vec::new();
     for number in 0..80 {
-        let customer = *chance.pick(&["a", "b", "c"]);
+        let customer = chance.word(&["a", "b", "c"]);
         let lane = *chance.pick(&[Priority::Normal, Priority::Normal, Priority::High]);
-        let way = *chance.pick(&[DEV, SCHNELL]);
+        let way = chance.word(&[DEV, SCHNELL]);
         let own = job(number, customer, way).priority(lane).estimate(GpuNanos::from_secs(1 + chance.below(5)));
         if chance.one_in(2) {
             doomed.push(own);
@@ -150,7 +150,7 @@ fn random_step(rig: &mut Rig, chance: &mut Chance, leases: &mut Vec<Lease>, step
     match chance.below(8) {
         0..=3 => {
             let lane = *chance.pick(&[Priority::High, Priority::Normal, Priority::Low]);
-            let own = job(u128::from(step), *chance.pick(&["a", "b", "c"]), *chance.pick(&[DEV, SCHNELL, WAN]));
+            let own = job(u128::from(step), chance.word(&["a", "b", "c"]), chance.word(&[DEV, SCHNELL, WAN]));
             rig.submit(own.priority(lane).estimate(GpuNanos::from_secs(1 + chance.below(9))));
         }
         4 => leases.extend(rig.dispatch().lease()),
