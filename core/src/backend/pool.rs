@@ -13,12 +13,11 @@ use alloc::collections::BTreeSet;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::cmp::Ordering;
 
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::{Backend, BackendKind, Models};
+use super::{Backend, BackendKind, Models, SLOTS_MAX};
 use crate::breaker::{Admit, CircuitBreaker, CircuitBreakerConfig, Permit};
 use crate::error::{Full, InputError};
 use crate::hashing::KeyHasher;
@@ -89,13 +88,12 @@ pub(crate) struct Group {
     slots: u64,
 }
 
-/// How busy a backend is. Less is better; compared by cross-multiplication, so that small and large backends fill evenly.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Load {
-    live: u32,
-    slots: u32,
-    order: u32,
-}
+/// How busy a backend is: leases per slot, then order of declaration. Less is better.
+///
+/// The ratio is a fraction of 2^32, rounded down. That keeps all ratios apart, so that small and large backends fill
+/// evenly: two of them, with at most 2^16 slots each, differ by at least 2^-32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Load(u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct LeaseRecord {
@@ -130,17 +128,12 @@ pub(crate) enum Verdict {
     Neutral,
 }
 
-impl PartialOrd for Load {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl Ord for Load {
-    fn cmp(&self, other: &Self) -> Ordering {
-        let left = u64::from(self.live) * u64::from(other.slots);
-        let right = u64::from(other.live) * u64::from(self.slots);
-        left.cmp(&right).then(self.order.cmp(&other.order))
+impl Load {
+    /// Of a backend that has a free slot.
+    fn new(live: u32, slots: u32, order: u32) -> Self {
+        debug_assert!(live < slots && slots <= SLOTS_MAX);
+        let ratio = (u64::from(live) << 32).checked_div(u64::from(slots)).unwrap_or(0);
+        Self(ratio << 32 | u64::from(order))
     }
 }
 
@@ -397,8 +390,7 @@ impl BackendPool {
     pub(crate) fn best(&self, group: u32, affinity: u64) -> Option<Grant> {
         let group = self.groups.get(group as usize)?;
         if affinity != 0 {
-            let least = Load { live: 0, slots: 1, order: 0 };
-            let next = group.warm.range((affinity, least, 0)..).next();
+            let next = group.warm.range((affinity, Load(0), 0)..).next();
             if let Some((_, load, backend)) = next.filter(|(key, ..)| *key == affinity) {
                 return Some(Grant { backend: *backend, load: *load, warm: true });
             }
@@ -525,8 +517,8 @@ impl BackendPool {
     pub(crate) fn refresh(&mut self, id: u32, now: Timestamp) {
         let Some(entry) = self.entries.get(id) else { return };
         let open = !entry.draining && !entry.leaving && entry.hot.live < entry.spec.slots;
-        let load = Load { live: entry.hot.live, slots: entry.spec.slots, order: entry.order };
-        let listed = (open && entry.hot.breaker.would_admit(now)).then_some(load);
+        let listed = (open && entry.hot.breaker.would_admit(now))
+            .then(|| Load::new(entry.hot.live, entry.spec.slots, entry.order));
         self.list(id, listed);
     }
 

@@ -203,12 +203,9 @@ pub(crate) struct RouteTable {
     pub(crate) next_order: u64,
 }
 
-/// Lane and age of the job a group would serve next.
+/// Lane and age of the job a group would serve next, the lane above the 48 bits of the age.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Turn {
-    lane: u8,
-    sequence: u64,
-}
+struct Turn(u64);
 
 #[derive(Debug, Default)]
 struct GroupQueue {
@@ -312,7 +309,7 @@ impl RouteTable {
     pub(crate) fn refresh_group(&mut self, group: u32, pool: &BackendPool) {
         let Some(queue) = self.groups.get(group as usize) else { return };
         match queue.order.peek().filter(|_| pool.has_free(group)) {
-            Some((key, _)) => self.open.update(group, Turn { lane: key.lane(), sequence: key.sequence() }),
+            Some((key, _)) => self.open.update(group, Turn(u64::from(key.lane()) << 48 | key.sequence())),
             None => self.open.remove(group),
         };
     }
