@@ -22,7 +22,9 @@ use crate::backend::{Verdict, check_range};
 use crate::billing::Usage;
 use crate::error::{Full, InputError, JobError, SubmitError};
 use crate::id::{JobId, NAME_LEN_MAX, check_name};
-use crate::job::{CancelReason, Extra, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts};
+use crate::job::{
+    CancelReason, Content, Extra, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts,
+};
 use crate::queue::Key;
 use crate::time::GpuNanos;
 
@@ -234,12 +236,11 @@ impl State {
         let slot = self.insert_job(Job {
             id: submit.id,
             key: Key::new(submit.priority.lane(), 0, sequence),
-            payload: submit.payload,
+            content: Content::Payload(submit.payload),
             created: self.now,
             estimate: submit.estimate.unwrap_or(self.config.estimate).as_nanos(),
             affinity,
             extra,
-            outcome: None,
             customer,
             route,
             tokens: submit.tokens,

@@ -57,7 +57,7 @@ pub struct GatewayConfig {
     pub output_len_max: u32,
     /// Ended jobs are kept so long.
     pub retain_for: Span,
-    /// And at most so many.
+    /// And at most so many: the oldest leaves with the command that ended one too many.
     pub retained_max: u32,
     /// Customers known at once.
     pub customers_max: u32,

@@ -225,7 +225,7 @@ impl State {
             backend: self.pool.name(backend).clone(),
             route: self.table.routes.name(job.route).clone(),
             task: job.task,
-            payload: job.payload.clone(),
+            payload: job.payload(),
             attempt: u32::from(job.hot.attempts) + u32::from(job.hot.requeues) + 1,
             deadline,
             warm,

@@ -264,7 +264,6 @@ impl State {
         self.set_hot(slot, hot);
         self.arm_job(slot, Timestamp::MAX);
         self.settle(slot, spent);
-        self.drop_payload(slot);
         self.retain_job(slot);
         self.emit(EventKind::Ended(id, hot.state));
         self.wake(customer);

@@ -19,7 +19,7 @@ use super::state::State;
 use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
 use crate::id::LeaseId;
-use crate::job::{Extra, Hold, Job, JobHot, JobState, NO_LEASE};
+use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, NO_LEASE};
 use crate::queue::{Key, LANES, SEQUENCE_MAX, Share, TAG_MAX};
 use crate::time::Timestamp;
 
@@ -208,6 +208,7 @@ impl Builder {
         ensure(body.created <= now && body.since <= now, "times of a job")?;
         ensure(body.state.is_terminal() == body.outcome.is_some(), "outcome of a job")?;
         ensure(body.outcome.as_ref().is_none_or(|outcome| outcome.state() == body.state), "outcome of a job")?;
+        ensure(body.outcome.is_none() || body.payload.is_empty(), "payload of a job")?;
         let queued = body.state == JobState::Queued;
         ensure(queued || (body.hold == Hold::None && !body.listed), "hold of a job")?;
         ensure(!(body.hold == Hold::Backoff && body.listed), "hold of a job")?;
@@ -227,12 +228,11 @@ impl Builder {
         Ok(Job {
             id: body.id,
             key,
-            payload: body.payload,
+            content: body.outcome.map_or(Content::Payload(body.payload), Content::Outcome),
             created: body.created,
             estimate: body.estimate,
             affinity: body.affinity,
             extra,
-            outcome: body.outcome.map(Box::new),
             customer,
             route,
             tokens: body.tokens,
@@ -294,7 +294,7 @@ impl Builder {
             if self.listed.contains(&slot) {
                 self.state.places.relist(slot, customer, route, key);
             } else {
-                self.state.places.restore(slot, route, key, hold == Hold::None);
+                self.state.places.restore(slot, customer, route, key, hold == Hold::None);
             }
             if hold == Hold::Parked {
                 self.state.places.set_ready(slot, false);
@@ -314,7 +314,7 @@ impl Builder {
             last = ended;
             self.state.jobs.retain(slot);
         }
-        ensure(seen.len() == self.state.jobs.terminal() as usize, "retained")
+        ensure(seen.len() == self.state.jobs.terminal() as usize && self.state.jobs.surplus().is_none(), "retained")
     }
 
     fn outbox(&mut self, outbox: &crate::billing::Outbox<SettlementBody>) -> Check {

@@ -418,7 +418,7 @@ impl State {
             route: numbers.routes[job.route as usize],
             task: job.task,
             key: job.key.bits(),
-            payload: job.payload.clone(),
+            payload: job.payload(),
             created: job.created,
             estimate: job.estimate,
             affinity: job.affinity,
@@ -443,7 +443,7 @@ impl State {
                 losses: extra.losses,
                 failure: extra.failure.clone(),
             }),
-            outcome: job.outcome.as_deref().cloned(),
+            outcome: job.outcome().cloned(),
         }
     }
 

@@ -25,7 +25,7 @@ use crate::backend::{BackendPool, Grant, LeaseRecord, Verdict};
 use crate::backoff::Backoff;
 use crate::billing::{Outbox, PriceBook};
 use crate::id::JobId;
-use crate::job::{Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
+use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
 use crate::limiter::{RateLimit, TokenBucket};
 use crate::queue::{Entrant, Key, Places};
 use crate::registry::Registry;
@@ -201,20 +201,15 @@ impl State {
         }
     }
 
+    /// Puts a job's outcome in the place of its payload, for which nobody will ask any more.
     pub(crate) fn set_outcome(&mut self, slot: u32, outcome: Outcome) {
-        let outcome = self.jobs[slot].outcome.replace(Box::new(outcome));
-        self.note(|_| Undo::JobOutcome { job: slot, outcome });
+        let content = core::mem::replace(&mut self.jobs[slot].content, Content::Outcome(outcome));
+        self.note(|_| Undo::JobContent { job: slot, content });
     }
 
     pub(crate) fn edit_extra(&mut self, slot: u32, edit: impl FnOnce(&mut Extra)) {
         self.note(|state| Undo::JobExtra { job: slot, extra: state.jobs[slot].extra.clone() });
         edit(self.jobs[slot].extra_mut());
-    }
-
-    /// Lets go of a payload nobody will ask for any more.
-    pub(crate) fn drop_payload(&mut self, slot: u32) {
-        let payload = core::mem::take(&mut self.jobs[slot].payload);
-        self.note(|_| Undo::JobPayload { job: slot, payload });
     }
 
     pub(crate) fn retain_job(&mut self, slot: u32) {
@@ -241,8 +236,8 @@ impl State {
     /// Puts a job back to the place it had.
     pub(crate) fn put_back(&mut self, slot: u32, ready: bool) {
         let job = &self.jobs[slot];
-        let route = job.route;
-        self.places.restore(slot, route, job.key, ready);
+        let (customer, route) = (job.customer, job.route);
+        self.places.restore(slot, customer, route, job.key, ready);
         self.note(|_| Undo::Pushed { job: slot, share: None });
         self.refresh_route(route);
     }

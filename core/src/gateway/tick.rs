@@ -231,6 +231,10 @@ impl State {
     /// deadline handled.
     pub(crate) fn tidy(&mut self) {
         self.jobs.drop_stale_front();
+        while let Some(slot) = self.jobs.surplus() {
+            self.forget(slot);
+            self.jobs.drop_stale_front();
+        }
         self.places.sweep();
         while let Some(customer) = self.idle_customers.pop() {
             let idle = self.customers.get(customer).is_some_and(|record| record.refs == 0 && record.policy.is_none());

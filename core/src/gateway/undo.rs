@@ -12,7 +12,7 @@ use alloc::boxed::Box;
 
 use super::state::{Scalars, State};
 use crate::backend::{BackendHot, LeaseRecord};
-use crate::job::{Extra, Job, JobHot, Outcome, Payload};
+use crate::job::{Content, Extra, Job, JobHot};
 use crate::limiter::TokenBucket;
 use crate::queue::{Key, Removed, Share};
 use crate::time::{GpuNanos, Timestamp};
@@ -25,8 +25,7 @@ pub(crate) enum Undo {
     JobHot { job: u32, hot: JobHot },
     JobKey { job: u32, key: Key },
     JobExtra { job: u32, extra: Option<Box<Extra>> },
-    JobOutcome { job: u32, outcome: Option<Box<Outcome>> },
-    JobPayload { job: u32, payload: Payload },
+    JobContent { job: u32, content: Content },
     Retained,
     Pushed { job: u32, share: Option<Share> },
     Removed { job: u32, removed: Box<Removed> },
@@ -111,8 +110,7 @@ impl State {
             Undo::JobHot { job, hot } => self.set_hot(job, hot),
             Undo::JobKey { job, key } => self.jobs[job].key = key,
             Undo::JobExtra { job, extra } => self.jobs[job].extra = extra,
-            Undo::JobOutcome { job, outcome } => self.jobs[job].outcome = outcome,
-            Undo::JobPayload { job, payload } => self.jobs[job].payload = payload,
+            Undo::JobContent { job, content } => self.jobs[job].content = content,
             Undo::Retained => self.jobs.unretain(),
             Undo::Pushed { job, share } => {
                 let route = self.jobs[job].route;

@@ -265,7 +265,7 @@ impl Gateway {
             version: job.hot.version,
             position: self.state.places.rank(slot),
             progress_ppm: job.hot.progress_ppm,
-            outcome: job.outcome.as_deref(),
+            outcome: job.outcome(),
         })
     }
 }
@@ -292,11 +292,11 @@ impl State {
             requeues: job.hot.requeues,
             lease: lease.map(|lease| lease.id),
             backend: lease.map(|lease| String::from(&**self.pool.name(lease.backend))),
-            failure: match job.outcome.as_deref() {
+            failure: match job.outcome() {
                 Some(Outcome::Error(failure)) => Some(failure.clone()),
                 _ => job.extra.as_ref().and_then(|extra| extra.failure.clone()),
             },
-            outcome: job.outcome.as_deref().cloned(),
+            outcome: job.outcome().cloned(),
             version: job.hot.version,
         }
     }

@@ -12,7 +12,7 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::table::{Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
+use super::table::{Content, Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
 use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Payload, Priority, Task, Timeouts};
 use crate::coded::{Full, InputError};
 use crate::error::{JobError, SubmitError};
@@ -262,12 +262,11 @@ impl JobStore {
         let slot = self.table.insert(Job {
             id: job.id,
             key: Key::new(0, 0, self.sequence),
-            payload: job.payload,
+            content: Content::Payload(job.payload),
             created: self.now,
             estimate: 0,
             affinity: 0,
             extra,
-            outcome: None,
             customer,
             route: 0,
             tokens: 0,
@@ -383,13 +382,13 @@ impl JobStore {
             id: job.id,
             customer: String::from(&**self.customers.name(job.customer)),
             state: job.hot.state,
-            payload: job.payload.clone(),
+            payload: job.payload(),
             created: job.created,
             started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX),
             finished: job.finished(),
             progress_ppm: job.hot.progress_ppm,
             attempt: u32::from(job.hot.attempts),
-            outcome: job.outcome.as_deref().cloned(),
+            outcome: job.outcome().cloned(),
             version: job.hot.version,
         })
     }
@@ -483,10 +482,12 @@ impl JobStore {
     fn finish(&mut self, slot: u32, mut hot: JobHot, outcome: Outcome) {
         hot.state = outcome.state();
         hot.lease = NO_LEASE;
-        self.table[slot].outcome = Some(Box::new(outcome));
-        self.table[slot].payload = Payload::EMPTY;
+        self.table[slot].content = Content::Outcome(outcome);
         self.set(slot, hot);
         self.table.retain(slot);
+        while let Some(oldest) = self.table.surplus() {
+            self.forget(oldest);
+        }
     }
 
     fn forget(&mut self, slot: u32) {
@@ -659,7 +660,6 @@ mod tests {
             store.insert(at(n), NewJob::new(id(n.into()), "acme").idempotency_key(&n.to_string())).unwrap();
             store.cancel(at(n), id(n.into())).unwrap();
         }
-        store.handle_timeout(at(3));
         assert_eq!((store.get(id(1)), store.count(JobState::Cancelled)), (None, 2));
         assert_eq!(store.by_key("acme", "1"), None);
         assert_eq!(store.next_deadline(), Some(at(12)));

@@ -25,20 +25,26 @@ pub(crate) struct Job {
     pub(crate) id: JobId,
     /// Its place in service order, kept while it runs: a retry returns to it.
     pub(crate) key: Key,
-    pub(crate) payload: Payload,
+    pub(crate) content: Content,
     pub(crate) created: Timestamp,
     /// Expected GPU time in nanoseconds.
     pub(crate) estimate: u64,
     /// Hash of the affinity key, 0 for none.
     pub(crate) affinity: u64,
     pub(crate) extra: Option<Box<Extra>>,
-    pub(crate) outcome: Option<Box<Outcome>>,
     pub(crate) customer: u32,
     pub(crate) route: u32,
     /// Tokens its first lease takes from the customer's bucket.
     pub(crate) tokens: u32,
     pub(crate) task: Task,
     pub(crate) hot: JobHot,
+}
+
+/// What a job carries: nobody asks for what it was to do once it has ended.
+#[derive(Clone, Debug)]
+pub(crate) enum Content {
+    Payload(Payload),
+    Outcome(Outcome),
 }
 
 /// What a transition changes; small enough to be copied into an undo log.
@@ -165,6 +171,22 @@ impl Job {
         self.extra.get_or_insert_default()
     }
 
+    /// What it is to do; empty when it has ended.
+    pub(crate) fn payload(&self) -> Payload {
+        match &self.content {
+            Content::Payload(payload) => payload.clone(),
+            Content::Outcome(_) => Payload::EMPTY,
+        }
+    }
+
+    /// How it ended.
+    pub(crate) fn outcome(&self) -> Option<&Outcome> {
+        match &self.content {
+            Content::Payload(_) => None,
+            Content::Outcome(outcome) => Some(outcome),
+        }
+    }
+
     pub(crate) fn idempotency(&self) -> Option<&Idempotency> {
         self.extra.as_ref().and_then(|extra| extra.idempotency.as_ref())
     }
@@ -270,13 +292,18 @@ impl JobTable {
         self.retained.pop_back();
     }
 
-    /// The ended job that leaves next, and when: at its time, or at once while there are too many. The last instant is
-    /// never.
+    /// The ended job that leaves next, and when. The last instant is never.
+    #[inline]
     pub(crate) fn next_to_leave(&self) -> Option<(Timestamp, u32)> {
         let front = self.retained.front()?;
-        let crowded = self.terminal() > self.limits.retained_max;
-        let at = if crowded { Timestamp::EPOCH } else { front.expires };
-        (at < Timestamp::MAX).then_some((at, front.slot))
+        (front.expires < Timestamp::MAX).then_some((front.expires, front.slot))
+    }
+
+    /// The ended job that has to make room, while more are kept than may be.
+    #[inline]
+    pub(crate) fn surplus(&self) -> Option<u32> {
+        let front = self.retained.front().filter(|_| self.terminal() > self.limits.retained_max);
+        front.map(|front| front.slot)
     }
 
     /// Ended jobs that are kept, the first to leave first.
@@ -373,7 +400,7 @@ impl JobTable {
             if let Some(own) = job.idempotency() {
                 assert_eq!(self.find_key(job.customer, &own.key), Some(slot), "a job is found by its key");
             }
-            assert_eq!(job.hot.state.is_terminal(), job.outcome.is_some(), "an outcome exactly at the end");
+            assert_eq!(job.hot.state.is_terminal(), job.outcome().is_some(), "an outcome exactly at the end");
             assert_eq!(job.hot.state == JobState::Running, job.hot.lease != NO_LEASE, "a lease exactly while running");
         }
         assert_eq!(counts, self.counts, "states sum to jobs");

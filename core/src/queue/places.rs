@@ -22,7 +22,6 @@
 use alloc::vec::Vec;
 
 use hashbrown::HashTable;
-use slab::Slab;
 
 use super::rank::{RankTree, TreeId};
 use crate::hashing::KeyHasher;
@@ -75,13 +74,13 @@ pub(crate) struct Removed {
     pub(crate) key: Key,
     /// Whether it could have been served: it was the head of its flow and neither parked nor held back.
     pub(crate) ready: bool,
+    customer: u32,
     listed: Option<Listed>,
 }
 
-/// Where in its flow a removed item stood.
+/// Between which two of its flow a removed item stood; [`NONE`] at an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Listed {
-    customer: u32,
     previous: u32,
     next: u32,
 }
@@ -94,10 +93,9 @@ pub(crate) struct Places {
     /// Virtual time per pool and lane.
     clocks: Vec<[u128; LANES]>,
     nodes: Vec<Node>,
-    flows: Slab<Flow>,
-    flow_index: HashTable<u32>,
-    accounts: Slab<Share>,
-    account_index: HashTable<u32>,
+    /// The head of each flow.
+    flows: HashTable<u32>,
+    accounts: HashTable<Share>,
     /// Where the search for accounts that say nothing any more goes on.
     sweep: usize,
     /// Accounts to look at for those that were opened since.
@@ -116,20 +114,15 @@ struct RouteQueue {
 /// An item's links within its flow.
 #[derive(Clone, Copy, Debug)]
 struct Node {
-    /// [`NONE`]: not in a flow. Such an item came back to an old place and carries its own `ready` bit.
-    flow: u32,
-    next: u32,
-    previous: u32,
-    route: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Flow {
     customer: u32,
     route: u32,
+    /// [`NONE`]: the flow's tail.
+    next: u32,
+    /// The head's is the tail.
+    previous: u32,
     lane: u8,
-    head: u32,
-    tail: u32,
+    /// Whether it is in a flow. An item that is not came back to an old place and carries its own `ready` bit.
+    listed: bool,
 }
 
 impl Key {
@@ -174,10 +167,8 @@ impl Places {
             routes: Vec::new(),
             clocks: Vec::new(),
             nodes: Vec::new(),
-            flows: Slab::new(),
-            flow_index: HashTable::new(),
-            accounts: Slab::new(),
-            account_index: HashTable::new(),
+            flows: HashTable::new(),
+            accounts: HashTable::new(),
             sweep: 0,
             sweep_due: 0,
             hasher: KeyHasher::new(seed),
@@ -203,24 +194,25 @@ impl Places {
     /// O(log n) of the route's length.
     pub(crate) fn push(&mut self, item: u32, entrant: Entrant) -> (Key, Option<Share>) {
         let Entrant { customer, route, lane, sequence, cost, weight, held } = entrant;
-        let flow = self.find_flow(customer, route, lane);
+        let head = self.head(customer, route, lane);
         let (tag, before) = match self.ordering {
             Ordering::Fifo => (0, None),
             Ordering::Fair => {
                 let pool = self.routes[route as usize].pool;
                 let now = self.clocks[pool as usize][lane as usize];
-                let account = self.open_account(customer, pool, lane);
-                let before = self.accounts[account as usize];
-                let start = before.finish.max(now).max(flow.map_or(0, |flow| self.tail_key(flow).tag() + 1));
-                self.accounts[account as usize].finish = start.saturating_add(stride(cost, weight)).min(TAG_MAX);
+                let in_line = head.map_or(0, |head| self.tail_key(head).tag() + 1);
+                let share = self.open_account(customer, pool, lane);
+                let before = *share;
+                let start = before.finish.max(now).max(in_line);
+                share.finish = start.saturating_add(stride(cost, weight)).min(TAG_MAX);
                 (start, Some(before))
             }
         };
         let key = Key::new(lane, tag, sequence);
         if held {
-            self.restore(item, route, key, false);
+            self.restore(item, customer, route, key, false);
         } else {
-            self.append(item, customer, route, key, flow);
+            self.append(item, customer, route, key, head);
         }
         (key, before)
     }
@@ -234,8 +226,9 @@ impl Places {
     }
 
     /// Puts an item back to a place it had before. `ready` is false for one that may not run yet.
-    pub(crate) fn restore(&mut self, item: u32, route: u32, key: Key, ready: bool) {
-        self.set_node(item, Node { flow: NONE, next: NONE, previous: NONE, route });
+    pub(crate) fn restore(&mut self, item: u32, customer: u32, route: u32, key: Key, ready: bool) {
+        let lane = key.lane();
+        self.set_node(item, Node { customer, route, next: NONE, previous: item, lane, listed: false });
         self.tree.insert(self.routes[route as usize].tree, key.0, item, ready);
         if ready {
             self.offer_first(route, key, item);
@@ -244,38 +237,37 @@ impl Places {
 
     /// Puts a listed item back behind its flow's tail: for restoring, in key order.
     pub(crate) fn relist(&mut self, item: u32, customer: u32, route: u32, key: Key) {
-        self.append(item, customer, route, key, self.find_flow(customer, route, key.lane()));
+        self.append(item, customer, route, key, self.head(customer, route, key.lane()));
     }
 
     /// Whether an item stands in its flow's list. If not, it came back to a place it had, and is ready on its own.
     pub(crate) fn is_listed(&self, item: u32) -> bool {
-        self.nodes.get(item as usize).is_some_and(|node| node.flow != NONE)
+        self.nodes.get(item as usize).is_some_and(|node| node.listed)
     }
 
     /// Undoes a [`Places::remove`], when everything since has been undone.
     pub(crate) fn unremove(&mut self, item: u32, route: u32, removed: Removed) {
-        let Removed { key, ready, listed } = removed;
-        let Some(Listed { customer, previous, next }) = listed else { return self.restore(item, route, key, ready) };
-        if previous == NONE && next == NONE {
-            self.relist(item, customer, route, key);
-        } else {
-            let neighbour = if previous == NONE { next } else { previous };
-            let flow = self.nodes[neighbour as usize].flow;
-            self.set_node(item, Node { flow, next, previous, route });
-            match self.nodes.get_mut(previous as usize) {
-                Some(node) => node.next = item,
-                None => {
-                    self.flows[flow as usize].head = item;
-                    // The heir became ready by the removal alone.
+        let Removed { key, ready, customer, listed } = removed;
+        let lane = key.lane();
+        match listed {
+            None => return self.restore(item, customer, route, key, ready),
+            Some(Listed { previous: NONE, next: NONE }) => self.relist(item, customer, route, key),
+            Some(Listed { previous, next }) => {
+                let before = if previous == NONE {
+                    // Its heir became ready by the removal alone.
                     self.set_ready(next, false);
-                }
+                    self.set_head(next, item);
+                    self.nodes[next as usize].previous
+                } else {
+                    self.nodes[previous as usize].next = item;
+                    previous
+                };
+                self.set_node(item, Node { customer, route, next, previous: before, lane, listed: true });
+                let after = if next == NONE { self.head(customer, route, lane).unwrap_or(item) } else { next };
+                self.nodes[after as usize].previous = item;
+                self.tree.insert(self.routes[route as usize].tree, key.0, item, true);
+                self.offer_first(route, key, item);
             }
-            match self.nodes.get_mut(next as usize) {
-                Some(node) => node.previous = item,
-                None => self.flows[flow as usize].tail = item,
-            }
-            self.tree.insert(self.routes[route as usize].tree, key.0, item, true);
-            self.offer_first(route, key, item);
         }
         if !ready {
             self.set_ready(item, false);
@@ -289,11 +281,8 @@ impl Places {
     pub(crate) fn remove(&mut self, item: u32) -> Option<Removed> {
         let (key, ready) = self.tree.remove(item)?;
         let node = self.nodes[item as usize];
-        let listed = self.flows.get(node.flow as usize).map(|flow| {
-            let (previous, next) = (node.previous, node.next);
-            Listed { customer: flow.customer, previous, next }
-        });
-        let heir = self.unlink(item, node);
+        let listed = node.listed.then(|| self.unlink(item, node));
+        let heir = listed.filter(|listed| listed.previous == NONE && listed.next != NONE).map(|listed| listed.next);
         let route = &mut self.routes[node.route as usize];
         if matches!(route.first, Some((_, first)) if first == item) {
             let tree = route.tree;
@@ -304,7 +293,7 @@ impl Places {
         } else if let Some(heir) = heir {
             self.set_ready(heir, true);
         }
-        Some(Removed { key: Key(key), ready, listed })
+        Some(Removed { key: Key(key), ready, customer: node.customer, listed })
     }
 
     /// Tells that a place was served: the virtual time of its lane goes on to its start tag. Returns what it was before.
@@ -344,8 +333,7 @@ impl Places {
         }
         let now = self.clocks[pool as usize][lane as usize];
         if actual > expected {
-            let account = self.open_account(customer, pool, lane);
-            let share = &mut self.accounts[account as usize];
+            let share = self.open_account(customer, pool, lane);
             let before = *share;
             if share.finish <= now {
                 // A share that has been overtaken equals none, however long it is still kept.
@@ -354,8 +342,8 @@ impl Places {
             share.finish = share.finish.saturating_add(actual - expected).min(TAG_MAX);
             return Some(before);
         }
-        let account = self.find_account(customer, pool, lane)?;
-        let share = &mut self.accounts[account as usize];
+        let hash = self.hash(customer, pool, lane);
+        let share = self.accounts.find_mut(hash, |share| share.is_of(customer, pool, lane))?;
         if share.finish <= now {
             return None;
         }
@@ -366,13 +354,12 @@ impl Places {
 
     /// Sets a customer's share: the inverse of a push or a correction, and for restoring.
     pub(crate) fn set_share(&mut self, share: Share) {
-        let account = self.open_account(share.customer, share.pool, share.lane);
-        self.accounts[account as usize] = share;
+        *self.open_account(share.customer, share.pool, share.lane) = share;
     }
 
     /// Shares that still say something: those ahead of their lane's virtual time. In no fixed order.
     pub(crate) fn shares(&self) -> impl Iterator<Item = Share> + '_ {
-        self.accounts.iter().filter(|(_, share)| self.tells(share)).map(|(_, share)| *share)
+        self.accounts.iter().filter(|share| self.tells(share)).copied()
     }
 
     /// Forgets what a customer was given. For one that left.
@@ -382,8 +369,9 @@ impl Places {
     pub(crate) fn forget_customer(&mut self, customer: u32) {
         for pool in 0..self.clocks.len() as u32 {
             for lane in 0..LANES as u8 {
-                if let Some(account) = self.find_account(customer, pool, lane) {
-                    self.drop_account(account);
+                let hash = self.hash(customer, pool, lane);
+                if let Ok(account) = self.accounts.find_entry(hash, |share| share.is_of(customer, pool, lane)) {
+                    account.remove();
                 }
             }
         }
@@ -395,11 +383,7 @@ impl Places {
     /// # Complexity
     /// O(shares of all pools).
     pub(crate) fn close_pool(&mut self, pool: u32) {
-        let shares = self.accounts.iter().filter(|(_, share)| share.pool == pool);
-        let shares: Vec<u32> = shares.map(|(id, _)| id as u32).collect();
-        for share in shares {
-            self.drop_account(share);
-        }
+        self.accounts.retain(|share| share.pool != pool);
         if let Some(clocks) = self.clocks.get_mut(pool as usize) {
             *clocks = [0; LANES];
         }
@@ -427,8 +411,9 @@ impl Places {
 
     /// The first listed item of a customer on a route, in a lane.
     pub(crate) fn head(&self, customer: u32, route: u32, lane: u8) -> Option<u32> {
-        let id = self.find_flow(customer, route, lane)?;
-        self.flows.get(id as usize).map(|flow| flow.head)
+        let nodes = &self.nodes;
+        let hash = self.hash(customer, route, lane);
+        self.flows.find(hash, |head| nodes[*head as usize].is_of(customer, route, lane)).copied()
     }
 
     /// How many items of its route stand before it.
@@ -454,93 +439,69 @@ impl Places {
     pub(crate) fn memory_bytes(&self) -> usize {
         self.tree.memory_bytes()
             + self.nodes.capacity() * size_of::<Node>()
-            + self.flows.capacity() * size_of::<Flow>()
-            + self.accounts.capacity() * size_of::<Share>()
-            + (self.flow_index.capacity() + self.account_index.capacity()) * 5
+            + self.flows.allocation_size()
+            + self.accounts.allocation_size()
     }
 
-    fn append(&mut self, item: u32, customer: u32, route: u32, key: Key, flow: Option<u32>) {
+    /// Puts an item behind the tail of the flow with that head, or makes it a flow of its own.
+    fn append(&mut self, item: u32, customer: u32, route: u32, key: Key, head: Option<u32>) {
         let lane = key.lane();
-        let ready = match flow {
+        let previous = match head {
             // Only an aged item can be older than the tail, where tags do not tell them apart: it stands on its own.
-            Some(id) if self.is_before_tail(id, key) => {
-                return self.restore(item, route, key, true);
-            }
-            Some(id) => {
-                let flow = &mut self.flows[id as usize];
-                let tail = core::mem::replace(&mut flow.tail, item);
+            Some(head) if self.tail_key(head) > key => return self.restore(item, customer, route, key, true),
+            Some(head) => {
+                let tail = core::mem::replace(&mut self.nodes[head as usize].previous, item);
                 self.nodes[tail as usize].next = item;
-                self.set_node(item, Node { flow: id, next: NONE, previous: tail, route });
-                false
+                tail
             }
-            None => {
-                let id = self.flows.insert(Flow { customer, route, lane, head: item, tail: item });
-                let id = id as u32;
-                let hash = self.hash(customer, route, lane);
-                let Self { flows, flow_index, hasher, .. } = self;
-                flow_index.insert_unique(hash, id, |id| {
-                    let flow = &flows[*id as usize];
-                    hash_triple(hasher, flow.customer, flow.route, flow.lane)
-                });
-                self.set_node(item, Node { flow: id, next: NONE, previous: NONE, route });
-                true
-            }
+            None => item,
         };
+        self.set_node(item, Node { customer, route, next: NONE, previous, lane, listed: true });
+        let ready = head.is_none();
+        if ready {
+            let hash = self.hash(customer, route, lane);
+            let Self { flows, nodes, hasher, .. } = self;
+            flows.insert_unique(hash, item, |head| nodes[*head as usize].hash(hasher));
+        }
         self.tree.insert(self.routes[route as usize].tree, key.0, item, ready);
         if ready {
             self.offer_first(route, key, item);
         }
     }
 
-    /// Takes an item out of its flow. Returns the item that is head of the flow instead, if it was the head.
-    fn unlink(&mut self, item: u32, node: Node) -> Option<u32> {
-        if node.flow == NONE {
-            return None;
+    /// Takes an item out of its flow. Returns where it stood; what follows a head is the head then.
+    fn unlink(&mut self, item: u32, node: Node) -> Listed {
+        let Node { next, previous, .. } = node;
+        if previous == item {
+            let hash = node.hash(&self.hasher);
+            if let Ok(flow) = self.flows.find_entry(hash, |head| *head == item) {
+                flow.remove();
+            }
+            return Listed { previous: NONE, next: NONE };
         }
-        let flow = &mut self.flows[node.flow as usize];
-        let head = flow.head == item;
-        if head && flow.tail == item {
-            self.drop_flow(node.flow);
-            return None;
+        if self.nodes[previous as usize].next != item {
+            self.nodes[next as usize].previous = previous;
+            self.set_head(item, next);
+            return Listed { previous: NONE, next };
         }
-        if head {
-            flow.head = node.next;
-        } else {
-            self.nodes[node.previous as usize].next = node.next;
+        self.nodes[previous as usize].next = next;
+        let after = if next == NONE { self.head(node.customer, node.route, node.lane) } else { Some(next) };
+        if let Some(after) = after {
+            self.nodes[after as usize].previous = previous;
         }
-        let flow = &mut self.flows[node.flow as usize];
-        if flow.tail == item {
-            flow.tail = node.previous;
-        } else {
-            self.nodes[node.next as usize].previous = node.previous;
-        }
-        head.then_some(node.next)
+        Listed { previous, next }
     }
 
-    fn find_flow(&self, customer: u32, route: u32, lane: u8) -> Option<u32> {
-        let flows = &self.flows;
-        let hash = self.hash(customer, route, lane);
-        let found = self.flow_index.find(hash, |id| {
-            let flow = &flows[*id as usize];
-            flow.customer == customer && flow.route == route && flow.lane == lane
-        });
-        found.copied()
-    }
-
-    fn is_before_tail(&self, flow: u32, key: Key) -> bool {
-        self.tail_key(flow) > key
-    }
-
-    fn tail_key(&self, flow: u32) -> Key {
-        Key(self.tree.key(self.flows[flow as usize].tail).unwrap_or_default())
-    }
-
-    fn drop_flow(&mut self, id: u32) {
-        let flow = self.flows.remove(id as usize);
-        let hash = self.hash(flow.customer, flow.route, flow.lane);
-        if let Ok(entry) = self.flow_index.find_entry(hash, |other| *other == id) {
-            entry.remove();
+    /// Makes another item the head of a flow.
+    fn set_head(&mut self, head: u32, new: u32) {
+        let hash = self.nodes[head as usize].hash(&self.hasher);
+        if let Some(flow) = self.flows.find_mut(hash, |other| *other == head) {
+            *flow = new;
         }
+    }
+
+    fn tail_key(&self, head: u32) -> Key {
+        Key(self.tree.key(self.nodes[head as usize].previous).unwrap_or_default())
     }
 
     fn offer_first(&mut self, route: u32, key: Key, item: u32) {
@@ -551,46 +512,36 @@ impl Places {
     }
 
     fn set_node(&mut self, item: u32, node: Node) {
-        while self.nodes.len() <= item as usize {
-            self.nodes.push(Node { flow: NONE, next: NONE, previous: NONE, route: NONE });
+        if self.nodes.len() <= item as usize {
+            self.nodes.resize(item as usize + 1, node);
         }
         self.nodes[item as usize] = node;
     }
 
-    fn find_account(&self, customer: u32, pool: u32, lane: u8) -> Option<u32> {
+    fn open_account(&mut self, customer: u32, pool: u32, lane: u8) -> &mut Share {
         let hash = self.hash(customer, pool, lane);
-        let accounts = &self.accounts;
-        self.account_index.find(hash, |id| accounts[*id as usize].is_of(customer, pool, lane)).copied()
-    }
-
-    fn open_account(&mut self, customer: u32, pool: u32, lane: u8) -> u32 {
-        if let Some(account) = self.find_account(customer, pool, lane) {
-            return account;
-        }
-        self.sweep_due += 2;
-        let share = Share { customer, pool, lane, finish: 0 };
-        let id = self.accounts.insert(share) as u32;
-        let hash = self.hash(customer, pool, lane);
-        let Self { accounts, account_index, hasher, .. } = self;
-        account_index.insert_unique(hash, id, |id| {
-            let share = &accounts[*id as usize];
-            hash_triple(hasher, share.customer, share.pool, share.lane)
+        let Self { accounts, hasher, sweep_due, .. } = self;
+        let account = accounts.entry(hash, |share| share.is_of(customer, pool, lane), |share| share.hash(hasher));
+        let account = account.or_insert_with(|| {
+            *sweep_due += 2;
+            Share { customer, pool, lane, finish: 0 }
         });
-        id
+        account.into_mut()
     }
 
-    /// Looks at two accounts per new one and drops those that say nothing any more, so that the table stays within twice
-    /// what is needed. Nobody can tell: an account at or behind its lane's virtual time equals none. Not to be called
+    /// Looks at two places of the table per new account and drops those that say nothing any more, so that it stays within
+    /// a few times what is needed: it is looked through once while half of it could be filled. Nobody can tell: an account at or behind its lane's virtual time equals none. Not to be called
     /// while something may yet be undone: a virtual time that goes back makes such an account tell again.
     #[inline]
     pub(crate) fn sweep(&mut self) {
         for _ in 0..core::mem::take(&mut self.sweep_due) {
-            if self.sweep >= self.accounts.capacity() {
+            if self.sweep >= self.accounts.num_buckets() {
                 self.sweep = 0;
             }
-            match self.accounts.get(self.sweep) {
-                Some(share) if !self.tells(share) => self.drop_account(self.sweep as u32),
-                _ => {}
+            if self.accounts.get_bucket(self.sweep).is_some_and(|share| !self.tells(share)) {
+                if let Ok(account) = self.accounts.get_bucket_entry(self.sweep) {
+                    account.remove();
+                }
             }
             self.sweep += 1;
         }
@@ -598,14 +549,6 @@ impl Places {
 
     fn tells(&self, share: &Share) -> bool {
         share.finish > self.clocks[share.pool as usize][share.lane as usize]
-    }
-
-    fn drop_account(&mut self, id: u32) {
-        let share = self.accounts.remove(id as usize);
-        let hash = self.hash(share.customer, share.pool, share.lane);
-        if let Ok(entry) = self.account_index.find_entry(hash, |other| *other == id) {
-            entry.remove();
-        }
     }
 
     fn hash(&self, customer: u32, place: u32, lane: u8) -> u64 {
@@ -621,22 +564,20 @@ impl Places {
     /// On the first one that does not hold.
     pub(crate) fn check_invariants(&self) {
         self.tree.check_invariants();
-        for (id, flow) in &self.flows {
-            let mut item = flow.head;
-            let mut previous = NONE;
-            let mut last = None;
+        for head in &self.flows {
+            let Node { customer, route, lane, previous: tail, .. } = self.nodes[*head as usize];
+            assert_eq!(self.head(customer, route, lane), Some(*head), "a flow is found by what it is of");
+            let (mut item, mut previous, mut last) = (*head, tail, None);
             loop {
                 let node = self.nodes[item as usize];
-                assert_eq!(
-                    (node.flow, node.previous, node.route),
-                    (id as u32, previous, flow.route),
-                    "links of {item}"
-                );
+                assert!(node.is_of(customer, route, lane) && node.listed, "{item} belongs to its flow");
+                assert_eq!(node.previous, previous, "links of {item}");
                 let key = self.tree.key(item).unwrap_or(u128::MAX);
-                assert_eq!(Key(key).lane(), flow.lane, "a flow keeps to its lane");
+                assert_eq!(Key(key).lane(), lane, "a flow keeps to its lane");
                 assert!(last.is_none_or(|last| last < key), "a flow is in key order");
                 last = Some(key);
-                if item == flow.tail {
+                if node.next == NONE {
+                    assert_eq!(item, tail, "the last of a flow is its tail");
                     break;
                 }
                 (previous, item) = (item, node.next);
@@ -646,7 +587,7 @@ impl Places {
             let ready = self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key(key), item));
             assert_eq!(queue.first, ready, "first of route {route}");
         }
-        for (_, share) in &self.accounts {
+        for share in &self.accounts {
             assert!(share.is_sound(), "a share within virtual time");
         }
     }
@@ -660,6 +601,20 @@ impl Share {
 
     fn is_of(&self, customer: u32, pool: u32, lane: u8) -> bool {
         self.customer == customer && self.pool == pool && self.lane == lane
+    }
+
+    fn hash(&self, hasher: &KeyHasher) -> u64 {
+        hash_triple(hasher, self.customer, self.pool, self.lane)
+    }
+}
+
+impl Node {
+    fn is_of(&self, customer: u32, route: u32, lane: u8) -> bool {
+        self.customer == customer && self.route == route && self.lane == lane
+    }
+
+    fn hash(&self, hasher: &KeyHasher) -> u64 {
+        hash_triple(hasher, self.customer, self.route, self.lane)
     }
 }
 
