@@ -422,6 +422,12 @@ impl CircuitBreaker {
         self.denied_until(now).is_none()
     }
 
+    /// Whether calls pass in the state it was last brought to: time alone does not change the answer.
+    #[inline]
+    pub(crate) fn is_passable(&self) -> bool {
+        matches!(self.phase.kind, Kind::Closed | Kind::ForcedClosed | Kind::HalfOpen)
+    }
+
     /// What [`CircuitBreaker::admit`] would deny a call with at `now`, or `None` if it would let it pass.
     #[inline]
     pub fn denied_until(&self, now: Timestamp) -> Option<Timestamp> {

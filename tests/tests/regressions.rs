@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what a test expects and does not get ends the test")]
 
+use std::num::NonZeroU32;
+
 use libgateway::error::{Coded, FleetError};
 use libgateway::{
-    Abort, BreakerState, CircuitBreakerConfig, ForcedState, Gateway, GatewayConfig, GpuNanos, JobState, Priority,
-    RateRule, Span, WaitReason, Watch, WatchEvent, WatchStep,
+    Abort, BreakerState, CircuitBreakerConfig, FailureClass, ForcedState, Gateway, GatewayConfig, GpuNanos, JobState,
+    Priority, RateRule, Span, Timeouts, WaitReason, Watch, WatchEvent, WatchStep,
 };
 use libgateway_tests::kit::{DEV, Rig, WAN, after, at, flux, flux_model, id, job, secs, wan};
 
@@ -181,4 +183,30 @@ fn how_long_a_customer_idles_does_not_depend_on_who_calls_when() {
     assert_eq!(forgotten(&[10, 30]), Some(at(70)));
     assert_eq!(forgotten(&[30]), Some(at(70)));
     assert_eq!(forgotten(&[70]), None);
+}
+
+#[test]
+fn a_breaker_that_has_not_had_its_turn_keeps_its_backend_shut_after_a_restart_too() {
+    // While more was due than one command handles, a backend whose open time was over was still shut for the gateway that
+    // waited for that deadline's turn, and open for one made from its snapshot: the copy leased a job at once, and the two
+    // went apart for good.
+    let breaker = CircuitBreakerConfig::default().consecutive_failures(NonZeroU32::new(1)).open_for(secs(10));
+    let mut rig = Rig::with_slots(GatewayConfig::default().breaker(breaker).due_max(1), 1);
+    rig.submit(job(1, "acme", DEV));
+    let lease = rig.lease();
+    rig.fail(&lease, FailureClass::Backend);
+    let timeouts = Timeouts { queue: Some(secs(10)), ..Timeouts::NONE };
+    for number in [2, 3, 4] {
+        rig.submit(job(number, "acme", DEV).timeouts(timeouts));
+    }
+    rig.submit(job(5, "acme", DEV));
+
+    // Three jobs time out before it is the breaker's turn.
+    assert!(rig.to(at(10)).more);
+    let mut copy = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    for expected in [None, None, Some(id(5))] {
+        assert_eq!(rig.dispatch().lease().map(|lease| lease.job), expected);
+        assert_eq!(copy.dispatch(at(10)).lease().map(|lease| lease.job), expected);
+        assert_eq!(copy.digest(), rig.gateway.digest());
+    }
 }

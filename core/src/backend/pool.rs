@@ -517,8 +517,11 @@ impl BackendPool {
     pub(crate) fn refresh(&mut self, id: u32, now: Timestamp) {
         let Some(entry) = self.entries.get(id) else { return };
         let open = !entry.draining && !entry.leaving && entry.hot.live < entry.spec.slots;
-        let listed = (open && entry.hot.breaker.would_admit(now))
-            .then(|| Load::new(entry.hot.live, entry.spec.slots, entry.order));
+        // Not whether it would admit at this instant: while more is due than one command handles, that would depend on who
+        // looked when, and a copy made from a snapshot looks at everybody.
+        let passable = entry.hot.breaker.is_passable();
+        debug_assert!(!passable || entry.hot.breaker.would_admit(now), "time alone shuts no backend off");
+        let listed = (open && passable).then(|| Load::new(entry.hot.live, entry.spec.slots, entry.order));
         self.list(id, listed);
     }
 
@@ -658,10 +661,9 @@ impl BackendPool {
             assert_eq!(entry.hot.live as usize, live, "load of {name} is its live leases");
             assert!(live as u32 <= entry.spec.slots || entry.listed.is_none(), "{name} takes no more than its slots");
             let open = !entry.draining && !entry.leaving && entry.hot.live < entry.spec.slots;
-            let free = open && entry.hot.breaker.would_admit(now);
-            // The end of an open time that is due and not handled yet may still be to be noticed.
-            let due = entry.hot.breaker.next_deadline().is_some_and(|deadline| deadline <= now);
-            assert!(entry.listed.is_some() == free || (free && due), "{name} is listed iff free");
+            let passable = entry.hot.breaker.is_passable();
+            assert!(!passable || entry.hot.breaker.would_admit(now), "time alone shuts {name} not off");
+            assert_eq!(entry.listed.is_some(), open && passable, "{name} is listed iff free");
             let group = &self.groups[entry.group as usize];
             assert_eq!(group.free.key(entry.member), entry.listed, "{name} stands in its group's order");
             for key in &entry.hot.warm {
