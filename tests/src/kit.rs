@@ -70,59 +70,6 @@ pub fn wan(name: &str) -> Backend {
     Backend::new(name, BackendKind::Torch).serves("video", "wan", ["*"])
 }
 
-/// A small generator of numbers that look like chance (SplitMix64), so that a seed tells the whole run.
-#[derive(Clone, Debug)]
-pub struct Chance(u64);
-
-impl Chance {
-    /// The run of a seed.
-    pub const fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    /// The next 64 bits.
-    pub fn bits(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// A number below `end`; 0 for 0.
-    pub fn below(&mut self, end: u64) -> u64 {
-        ((u128::from(self.bits()) * u128::from(end)) >> 64) as u64
-    }
-
-    /// One of the items.
-    ///
-    /// # Panics
-    /// If there is none.
-    pub fn pick<'t, T>(&mut self, items: &'t [T]) -> &'t T {
-        let at = self.below(items.len() as u64) as usize;
-        items.get(at).expect("something to pick from")
-    }
-
-    /// One of the words.
-    pub fn word<'t>(&mut self, words: &[&'t str]) -> &'t str {
-        let word: &&str = self.pick(words);
-        word
-    }
-
-    /// True once in `n` times.
-    pub fn one_in(&mut self, n: u64) -> bool {
-        self.below(n) == 0
-    }
-}
-
-/// The seed of a random run: `GATEWAY_SEED` where it is set, otherwise `default`.
-///
-/// # Panics
-/// If it is set to something that is no number.
-pub fn seed(default: u64) -> u64 {
-    std::env::var("GATEWAY_SEED").map_or(default, |text| text.parse().expect("GATEWAY_SEED is a number"))
-}
-
 /// A gateway, and the time its host shows it.
 #[derive(Debug)]
 pub struct Rig {

@@ -37,6 +37,11 @@ impl Rng {
         low + self.below(high - low + 1)
     }
 
+    /// True once in `n` throws.
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
     /// True in `percent` of a hundred throws.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
@@ -45,6 +50,11 @@ impl Rng {
     /// One of the items; there must be one.
     pub fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len() as u64) as usize]
+    }
+
+    /// One of the words; there must be one.
+    pub fn word<'a>(&mut self, words: &[&'a str]) -> &'a str {
+        words[self.below(words.len() as u64) as usize]
     }
 
     /// An index, each as often as its weight says; some weight must not be 0.
@@ -83,6 +93,11 @@ pub fn seeds(count: u64) -> Vec<u64> {
 pub fn replayed() -> Option<u64> {
     let text = std::env::var("GATEWAY_SEED").ok()?;
     Some(text.trim().parse().expect("GATEWAY_SEED is a number"))
+}
+
+/// The seed of a test with one long run: the one that is to be replayed, otherwise `default`.
+pub fn seed(default: u64) -> u64 {
+    replayed().unwrap_or(default)
 }
 
 /// Puts the seed before whatever a panic says.

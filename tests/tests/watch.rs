@@ -6,7 +6,8 @@ use libgateway::{
     Abort, CancelReason, Event, EventKind, FailureClass, Gateway, GatewayConfig, JobFailure, JobId, JobState, Outcome,
     Output, Priority, Span, Timeouts, Timestamp, Usage, Watch, WatchEvent, WatchStep,
 };
-use libgateway_tests::kit::{Chance, DEV, Rig, START, at, id, job, secs};
+use libgateway_tests::kit::{DEV, Rig, START, at, id, job, secs};
+use libgateway_tests::rng::Rng;
 use proptest::prelude::*;
 
 const JOB: JobId = id(1);
@@ -159,7 +160,7 @@ fn a_watch_outlives_the_gateway_it_looked_at() {
 }
 
 /// A busy gateway, and every step of it.
-fn step(rig: &mut Rig, chance: &mut Chance) {
+fn step(rig: &mut Rig, chance: &mut Rng) {
     let number = u128::from(chance.below(12));
     let lease = libgateway::LeaseId::from_u64(rig.gateway.stats().counters.leases.saturating_sub(chance.below(3)));
     match chance.below(12) {
@@ -183,9 +184,9 @@ fn step(rig: &mut Rig, chance: &mut Chance) {
     rig.check();
 }
 
-fn busy(seed: u64) -> (Rig, Chance) {
+fn busy(seed: u64) -> (Rig, Rng) {
     let config = GatewayConfig::default().retain_for(secs(30)).lease_for(secs(15)).age_after(Some(secs(8)));
-    (Rig::with_slots(config, 2), Chance::new(seed))
+    (Rig::with_slots(config, 2), Rng::new(seed))
 }
 
 proptest! {

@@ -1,7 +1,8 @@
 //! A million lines of anything: no panic, no broken invariant, no refusal that changed something.
 
 use libgateway::{Digest, Entry, Gateway, Reply, Timestamp};
-use libgateway_tests::kit::{START, seed};
+use libgateway_tests::kit::START;
+use libgateway_tests::rng::seed;
 
 use crate::lines::Lines;
 

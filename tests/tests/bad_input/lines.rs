@@ -1,18 +1,17 @@
 //! A grammar of command lines: right shapes with hostile values, and what comes of them when bytes get lost.
 
-#![expect(clippy::explicit_auto_deref, reason = "without the star the list would be one of str, which has no size")]
-
 use std::fmt::Write;
 
 use libgateway::{
     BackoffConfig, Batch, CircuitBreakerConfig, CustomerPolicy, GatewayConfig, GpuNanos, Ordering, RateLimit, Span,
     Timeouts, Timestamp,
 };
-use libgateway_tests::kit::{Chance, START, id};
+use libgateway_tests::kit::{START, id};
+use libgateway_tests::rng::Rng;
 
 /// Writes one line after the other. What it wrote before decides nothing: the seed alone does.
 pub(crate) struct Lines {
-    pub(crate) chance: Chance,
+    pub(crate) chance: Rng,
     pub(crate) now: Timestamp,
     /// The highest lease there can be by now.
     pub(crate) leases: u64,
@@ -26,7 +25,7 @@ pub(crate) struct Lines {
 impl Lines {
     pub(crate) fn new(seed: u64) -> Self {
         let jobs = (0..JOBS).map(|number| id(number).to_string()).collect();
-        Self { chance: Chance::new(seed), now: START, leases: 0, batch: None, mildness: 1, jobs }
+        Self { chance: Rng::new(seed), now: START, leases: 0, batch: None, mildness: 1, jobs }
     }
 
     /// A backend for a gateway to begin with.
@@ -41,9 +40,9 @@ impl Lines {
     pub(crate) fn config(&mut self) -> GatewayConfig {
         (self.now, self.leases, self.batch) = (START, 0, None);
         self.mildness = 1 << self.chance.below(8);
-        let some = |chance: &mut Chance, max: u64| 1 + chance.below(max) as u32;
+        let some = |chance: &mut Rng, max: u64| 1 + chance.below(max) as u32;
         let chance = &mut self.chance;
-        let span = |chance: &mut Chance| match chance.below(8) {
+        let span = |chance: &mut Rng| match chance.below(8) {
             0 => Span::from_nanos(chance.bits() >> chance.below(64) | 1),
             _ => Span::from_nanos(1 << (24 + chance.below(18))),
         };

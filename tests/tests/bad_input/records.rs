@@ -4,7 +4,8 @@ use std::fs;
 
 use libgateway::error::CommandError;
 use libgateway::{Command, Entry, Gateway, GatewayConfig, JobId, Output, Timestamp, Usage};
-use libgateway_tests::kit::{Chance, DEV, START, job, seed};
+use libgateway_tests::kit::{DEV, START, job};
+use libgateway_tests::rng::{Rng, seed};
 
 use crate::lines::Lines;
 
@@ -41,7 +42,7 @@ fn a_record_cut_anywhere_or_with_a_byte_too_many_is_no_command() {
 fn random_and_changed_records_make_neither_a_panic_nor_a_broken_invariant() {
     let seed = seed(3);
     println!("GATEWAY_SEED={seed}");
-    let (mut lines, mut chance) = (Lines::new(seed), Chance::new(seed));
+    let (mut lines, mut chance) = (Lines::new(seed), Rng::new(seed));
     let (mut line, mut understood) = (Vec::new(), 0);
     let mut gateway = Gateway::new(lines.config(), START).unwrap();
     for number in 0..RECORDS {
@@ -79,7 +80,7 @@ fn random_and_changed_records_make_neither_a_panic_nor_a_broken_invariant() {
 }
 
 /// A length of many bytes that announces more than there is memory for.
-fn hostile_length(chance: &mut Chance) -> Vec<u8> {
+fn hostile_length(chance: &mut Rng) -> Vec<u8> {
     let bits = 28 + chance.below(36);
     let mut number = u64::MAX >> (64 - bits);
     let mut bytes = Vec::new();
@@ -95,7 +96,7 @@ fn hostile_length(chance: &mut Chance) -> Vec<u8> {
 fn a_length_that_nobody_could_hold_takes_no_memory() {
     // A list says how long it is before it comes. Whoever takes that as a promise and makes room is killed by ten bytes.
     let Some(before) = memory_peak() else { return skip("memory of hostile records (no /proc/self/status)") };
-    let mut chance = Chance::new(1);
+    let mut chance = Rng::new(1);
     for entry in entries() {
         let bytes = entry.to_bytes();
         for at in 0..bytes.len() {

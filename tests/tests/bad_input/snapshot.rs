@@ -10,7 +10,8 @@ use libgateway::{
     BackoffConfig, CircuitBreakerConfig, CustomerPolicy, Failure, FailureClass, ForcedState, Gateway, GatewayConfig,
     GpuNanos, Output, PriceBook, Priority, RateLimit, Span, Timeouts, Usage,
 };
-use libgateway_tests::kit::{Chance, DEV, Rig, SCHNELL, WAN, flux, flux_model, job, route, secs, seed, wan};
+use libgateway_tests::kit::{DEV, Rig, SCHNELL, WAN, flux, flux_model, job, route, secs, wan};
+use libgateway_tests::rng::{Rng, seed};
 
 /// A gateway in which a bit of everything is going on.
 fn busy() -> Gateway {
@@ -133,7 +134,7 @@ fn a_snapshot_sealed_over_another_body_is_refused_or_restored_whole() {
     // now and while it works on.
     let seed = seed(7);
     println!("GATEWAY_SEED={seed}");
-    let mut chance = Chance::new(seed);
+    let mut chance = Rng::new(seed);
     let snapshot = busy().snapshot();
     let (mut restored, mut corrupt) = (0, 0);
     let mut failures = Vec::new();
@@ -173,7 +174,7 @@ fn a_snapshot_sealed_over_another_body_is_refused_or_restored_whole() {
 }
 
 /// Changes a few bytes, mostly to what numbers are at their ends.
-fn forge(chance: &mut Chance, body: &mut Vec<u8>) {
+fn forge(chance: &mut Rng, body: &mut Vec<u8>) {
     let at = chance.below(body.len() as u64) as usize;
     match chance.below(8) {
         0 => {

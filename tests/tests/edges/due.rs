@@ -4,7 +4,8 @@ use libgateway::{
     Advance, Digest, Gateway, GatewayConfig, JobState, JobView, LeaseId, Output, Priority, Submit, Timeouts, Timestamp,
     Usage,
 };
-use libgateway_tests::kit::{Chance, DEV, Rig, SCHNELL, START, WAN, at, before, id, job, secs, wan};
+use libgateway_tests::kit::{DEV, Rig, SCHNELL, START, WAN, at, before, id, job, secs, wan};
+use libgateway_tests::rng::Rng;
 use proptest::prelude::*;
 
 use crate::quiet;
@@ -73,11 +74,11 @@ fn seen(gateway: &Gateway) -> Vec<Option<JobView>> {
 }
 
 /// A step of a busy host that does not watch its clock.
-fn step(rig: &mut Rig, chance: &mut Chance) {
+fn step(rig: &mut Rig, chance: &mut Rng) {
     let number = u128::from(chance.below(JOBS as u64));
     match chance.below(10) {
         0..=3 => {
-            let span = |chance: &mut Chance| Some(secs(1 + chance.below(300)));
+            let span = |chance: &mut Rng| Some(secs(1 + chance.below(300)));
             let (queue, run) = (span(chance), span(chance));
             let timeouts = Timeouts { queue: queue.filter(|_| number % 2 == 0), run, ..Timeouts::NONE };
             let way = *chance.pick(&[DEV, SCHNELL, WAN]);
@@ -108,7 +109,7 @@ fn step(rig: &mut Rig, chance: &mut Chance) {
     rig.check();
 }
 
-fn busy(seed: u64) -> (Rig, Chance) {
+fn busy(seed: u64) -> (Rig, Rng) {
     let slow = libgateway::CustomerPolicy::default().rate(libgateway::RateLimit::new(1, secs(20), 2).unwrap());
     let config = GatewayConfig::default()
         .lease_for(secs(40))
@@ -119,7 +120,7 @@ fn busy(seed: u64) -> (Rig, Chance) {
     let mut rig = Rig::with_slots(config, 2);
     rig.put(wan("wan-1"));
     rig.gateway.put_customer(rig.now, "slow", slow).unwrap();
-    (rig, Chance::new(seed))
+    (rig, Rng::new(seed))
 }
 
 proptest! {

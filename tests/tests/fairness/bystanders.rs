@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use libgateway::{CustomerPolicy, ForcedState, GatewayConfig, GpuNanos, JobId, Priority, RateLimit, Span, Timestamp};
-use libgateway_tests::kit::{Chance, DEV, Rig, SCHNELL, at, flux, flux_model, id, job, route, secs};
+use libgateway_tests::kit::{DEV, Rig, SCHNELL, at, flux, flux_model, id, job, route, secs};
+use libgateway_tests::rng::Rng;
 
 use crate::world::World;
 
@@ -43,7 +44,7 @@ fn starts(trouble: Trouble, present: bool, seed: u64) -> BTreeMap<JobId, Timesta
         }
     }
     // Three customers, somewhat more work than three GPUs can do, at odd instants.
-    let mut chance = Chance::new(seed);
+    let mut chance = Rng::new(seed);
     for number in 0..400 {
         let next = world.rig.now + Span::from_millis(1 + chance.below(600));
         world.run_until(next);

@@ -6,7 +6,8 @@ use libgateway::{
     AfterFailure, CustomerPolicy, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, JobState, Lease, Ordering,
     Priority, Route, Span, Timeouts,
 };
-use libgateway_tests::kit::{Chance, DEV, Rig, SCHNELL, WAN, at, before, id, job, route, secs, wan};
+use libgateway_tests::kit::{DEV, Rig, SCHNELL, WAN, at, before, id, job, route, secs, wan};
+use libgateway_tests::rng::Rng;
 use proptest::prelude::*;
 
 fn order(rig: &mut Rig) -> Vec<u128> {
@@ -59,7 +60,7 @@ fn drained(mut rig: Rig) -> Vec<u128> {
 
 /// Jobs of three customers come; those that are doomed are given up before the next one stays, in any order.
 fn with_doomed(seed: u64, come: bool) -> Vec<u128> {
-    let mut chance = Chance::new(seed);
+    let mut chance = Rng::new(seed);
     let mut rig = Rig::with_slots(GatewayConfig::default(), 1);
     rig.submit(job(9_999, "first", DEV));
     let lease = rig.lease();
@@ -129,7 +130,7 @@ fn what_never_ran_costs_nothing_though_part_of_the_crowd_stays() {
 #[test]
 fn positions_told_at_any_time_are_the_order_in_which_jobs_start() {
     for seed in 0..12 {
-        let mut chance = Chance::new(seed);
+        let mut chance = Rng::new(seed);
         let ordering = if seed % 4 == 0 { Ordering::Fifo } else { Ordering::Fair };
         let age = (seed % 3 == 0).then_some(secs(7));
         let mut rig = Rig::with_slots(GatewayConfig::default().ordering(ordering).age_after(age).seed(seed), 2);
@@ -145,7 +146,7 @@ fn positions_told_at_any_time_are_the_order_in_which_jobs_start() {
     }
 }
 
-fn random_step(rig: &mut Rig, chance: &mut Chance, leases: &mut Vec<Lease>, step: u64) {
+fn random_step(rig: &mut Rig, chance: &mut Rng, leases: &mut Vec<Lease>, step: u64) {
     let number = u128::from(chance.below(step + 1));
     match chance.below(8) {
         0..=3 => {

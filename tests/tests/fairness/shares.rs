@@ -1,7 +1,8 @@
 //! Weights and costs over long runs.
 
 use libgateway::{CustomerPolicy, GatewayConfig, GpuNanos, Ordering, Output, Priority, Span, Usage};
-use libgateway_tests::kit::{Chance, DEV, Rig, SCHNELL, id, job, secs};
+use libgateway_tests::kit::{DEV, Rig, SCHNELL, id, job, secs};
+use libgateway_tests::rng::Rng;
 use proptest::prelude::*;
 
 use crate::world::World;
@@ -28,7 +29,7 @@ proptest! {
     ) {
         // At every step and for each two of them: what one was served beyond its share of the other's is at most one job
         // of the one and one of the other, each counted in its own share.
-        let mut chance = Chance::new(seed);
+        let mut chance = Rng::new(seed);
         let mut rig = Rig::with_slots(GatewayConfig::default().estimate(GpuNanos::from_nanos(COST)), 1);
         rig.checked = false;
         let mut order: Vec<usize> = Vec::new();
@@ -153,7 +154,7 @@ fn a_customer_that_says_too_much_gets_back_what_it_did_not_use() {
 fn in_order_of_arrival_nobody_is_favoured() {
     let mut rig = Rig::with_slots(GatewayConfig::default().ordering(Ordering::Fifo), 1);
     rig.gateway.put_customer(rig.now, "heavy", CustomerPolicy::default().weight(1_000)).unwrap();
-    let mut chance = Chance::new(5);
+    let mut chance = Rng::new(5);
     let mut expected: [Vec<u128>; 3] = [Vec::new(), Vec::new(), Vec::new()];
     for number in 0..120 {
         let lane = chance.below(3) as usize;

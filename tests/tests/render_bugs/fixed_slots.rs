@@ -7,7 +7,8 @@ use libgateway::{
     CustomerPolicy, Failure, FailureClass, GatewayConfig, GpuNanos, JobState, Lease, Outcome, PriceBook, Priority,
     RateLimit, Timeouts, Usage, Watch, WatchStep,
 };
-use libgateway_tests::kit::{Chance, DEV, Rig, START, at, id, job, secs};
+use libgateway_tests::kit::{DEV, Rig, START, at, id, job, secs};
+use libgateway_tests::rng::Rng;
 
 use crate::{JOB, deliver_too_late, gpu, running};
 
@@ -205,7 +206,7 @@ fn b26_a_clock_that_goes_back_gives_no_tokens() {
 #[test]
 fn b28_a_position_is_the_number_of_jobs_that_are_served_before() {
     // It was documented as approximate, and it was.
-    let mut chance = Chance::new(28);
+    let mut chance = Rng::new(28);
     let mut rig = Rig::with_slots(GatewayConfig::default(), 1);
     let mut waiting = Vec::new();
     for number in 0..60_u64 {

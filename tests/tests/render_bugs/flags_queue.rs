@@ -5,14 +5,15 @@ use libgateway::{
     CustomerPolicy, GatewayConfig, GpuNanos, KeyedRateLimiter, KeyedRateLimiterConfig, Output, Priority, RateLimit,
     Span, Timestamp, Usage, WaitReason,
 };
-use libgateway_tests::kit::{Chance, DEV, Rig, SCHNELL, at, id, job, secs};
+use libgateway_tests::kit::{DEV, Rig, SCHNELL, at, id, job, secs};
+use libgateway_tests::rng::Rng;
 
 use crate::JOB;
 
 #[test]
 fn flag14_what_is_told_to_wait_is_what_waits() {
     // The size was a counter next to the lanes, and the two drifted apart.
-    let mut chance = Chance::new(14);
+    let mut chance = Rng::new(14);
     let mut rig = Rig::with_slots(GatewayConfig::default().retain_for(secs(5)), 3);
     let mut leases = Vec::new();
     for _ in 0..600 {
