@@ -94,14 +94,12 @@ fn a_gateway_that_does_not_do_as_it_is_told_is_caught() {
     }
 }
 
-/// The seeds whose auditor accuses the machine, and of what.
+/// The seeds in which the machine is accused, each with the accusation.
 fn caught(machine: Machine) -> Vec<(u64, String)> {
     let runs = (0..PLANT_SEEDS).map(|seed| (seed, sim::run(seed, machine)));
     let caught: Vec<(u64, String)> = runs.filter_map(|(seed, run)| run.err().map(|wrong| (seed, wrong))).collect();
-    let mut accusations: Vec<&str> = caught.iter().map(|(_, wrong)| wrong.lines().next().unwrap_or_default()).collect();
-    accusations.sort_unstable();
-    accusations.dedup_by_key(|wrong| wrong.split_whitespace().take(3).collect::<Vec<_>>().join(" "));
-    println!("{machine:?}: caught in {} of {PLANT_SEEDS} seeds: {accusations:?}", caught.len());
+    let first = caught.first().map_or("", |(_, wrong)| wrong.lines().next().unwrap_or_default());
+    println!("{machine:?}: caught in {} of {PLANT_SEEDS} seeds, first: {first}", caught.len());
     caught
 }
 

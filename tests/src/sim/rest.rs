@@ -13,15 +13,26 @@ impl World {
         let end = self.time + self.rest_bound();
         while !self.is_at_rest() {
             if self.time > end {
-                let stats = self.gateway.stats();
-                return Err(format!(
-                    "not at rest within the bound of {}: {stats:?}",
-                    Span::from_nanos(self.rest_bound())
-                ));
+                let bound = Span::from_nanos(self.rest_bound());
+                let reasons: Vec<_> = self.jobs.iter().filter_map(|job| self.gateway.explain(*job)).collect();
+                return Err(format!("not at rest within {bound}: {:?}, waiting: {reasons:?}", self.gateway.stats()));
             }
+            self.give_up_unserved()?;
             self.step()?;
         }
         self.forget()
+    }
+
+    /// There may be no room any more for a backend that was removed: nobody will serve its jobs.
+    fn give_up_unserved(&mut self) -> Check {
+        if self.gateway.stats().queued > 0 {
+            for job in self.jobs.clone() {
+                if self.gateway.explain(job) == Some(WaitReason::NoBackend) {
+                    self.call(Command::Cancel { job })?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn mend(&mut self) -> Check {
@@ -37,12 +48,6 @@ impl World {
             let name = backend.name.clone();
             self.call(Command::PutBackend(backend))?;
             self.call(Command::ForceBreaker { backend: name.into(), state: None, until: None })?;
-        }
-        // There may be no room for a backend that was removed: nobody will serve its jobs any more.
-        for job in self.jobs.clone() {
-            if self.gateway.explain(job) == Some(WaitReason::NoBackend) {
-                self.call(Command::Cancel { job })?;
-            }
         }
         Ok(())
     }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::{
     AfterFailure, Backend, Command, Event, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobState, Lease,
-    Payer, Reply, Route, Submit, Usage,
+    Payer, Reply, Route, Submit, TakenSettlements, Usage,
 };
 
 use super::world::Check;
@@ -91,6 +91,43 @@ impl Auditor {
             (Command::Submit(submit), Reply::Error(error)) => {
                 self.not_submitted(submit, error.number, error.field.as_deref())
             }
+            (Command::Dispatch {} | Command::DispatchRoute { .. } | Command::DispatchTo { .. }, _) => {
+                self.follow_dispatch(command, reply)
+            }
+            (
+                Command::Heartbeat { lease }
+                | Command::Progress { lease, .. }
+                | Command::Complete { lease, .. }
+                | Command::Fail { lease, .. }
+                | Command::Release { lease },
+                _,
+            ) => self.follow_lease(command, lease.as_u64(), reply),
+            (Command::Cancel { job }, Reply::Done {}) => self.cancelled(job.as_u128()),
+            (Command::Cancel { job }, Reply::Error(error)) => {
+                let ended = self.by_id.get(&job.as_u128()).is_none_or(|index| self.jobs[*index].has_ended());
+                expect(ended && matches!(error.number, 601 | 602), "a live job cancelled")
+            }
+            (Command::Delete { job }, Reply::Done {}) => {
+                let ended = self.by_id.get(&job.as_u128()).is_some_and(|index| self.jobs[*index].has_ended());
+                expect(ended, "only the record of an ended job deleted")
+            }
+            (Command::Advance {} | Command::AcceptClock {}, Reply::Advanced(advance)) => {
+                expect(advance.now.as_nanos() == self.now, "the machine's time told")
+            }
+            (Command::TakeSettlements { max }, Reply::Settlements(taken)) => self.taken(*max, taken.as_ref()),
+            (Command::ConfirmSettlements { batch }, Reply::Counted { count }) => self.ledger.confirm(*batch, *count),
+            (Command::ReturnSettlements { batch }, Reply::Counted { count }) => self.ledger.give_back(*batch, *count),
+            (Command::ConfirmSettlements { batch } | Command::ReturnSettlements { batch }, Reply::Error(_)) => {
+                expect(!self.ledger.is_out(*batch), "a batch in flight taken")
+            }
+            (_, Reply::Done {}) => self.operated(command),
+            (_, Reply::Error(_)) => Ok(()),
+            _ => Err("that is no reply to such a command".to_owned()),
+        }
+    }
+
+    fn follow_dispatch(&mut self, command: &Command<'static>, reply: &Reply) -> Check {
+        match (command, reply) {
             (Command::Dispatch {}, Reply::Leased(lease)) => self.granted(lease),
             (Command::DispatchRoute { route }, Reply::Leased(lease)) => {
                 expect(*lease.route == *room(route), "a lease of the route that was asked for")?;
@@ -108,14 +145,21 @@ impl Auditor {
                 }
                 Ok(())
             }
-            (Command::Heartbeat { lease } | Command::Progress { lease, .. }, Reply::Extended { deadline }) => {
-                let (now, job) = (self.now, self.holder(lease.as_u64())?);
-                let live = job.lease.as_mut().ok_or("the holder of a lease has none")?;
+            (_, Reply::Error(_)) => Ok(()),
+            _ => Err("that is no reply to a dispatch".to_owned()),
+        }
+    }
+
+    fn follow_lease(&mut self, command: &Command<'static>, lease: u64, reply: &Reply) -> Check {
+        let now = self.now;
+        match (command, reply) {
+            (Command::Heartbeat { .. } | Command::Progress { .. }, Reply::Extended { deadline }) => {
+                let live = self.holder(lease)?.lease.as_mut().ok_or("the holder of a lease has none")?;
                 live.deadline = now.saturating_add(live.lease_for);
                 expect(deadline.as_nanos() == live.deadline, "a deadline one lease time from now")
             }
-            (Command::Complete { lease, usage, .. }, Reply::Completed(settled)) => {
-                let (now, job) = (self.now, self.holder(lease.as_u64())?);
+            (Command::Complete { usage, .. }, Reply::Completed(settled)) => {
+                let job = self.holder(lease)?;
                 job.end_attempt(now, Attempt::of(usage, Payer::Customer));
                 job.end(JobState::Complete, now);
                 expect(settled.job == job.submit.id && settled.usage.as_nanos() == job.billed, "the usage recomputed")?;
@@ -123,68 +167,38 @@ impl Auditor {
                 let tier = self.account(&name).tier().to_owned();
                 let charge = self.prices.latest().charge(&model, &tier, usage).unwrap_or(0);
                 expect(settled.charge.as_micros() == charge, "the charge recomputed from the price book")?;
-                self.ended(lease.as_u64())
+                self.ended(lease);
+                Ok(())
             }
-            (Command::Fail { lease, failure, usage }, Reply::Failed(after)) => {
-                self.failed(lease.as_u64(), failure, usage, *after)
-            }
-            (Command::Release { lease }, Reply::Released { job: id }) => {
-                let (now, job) = (self.now, self.holder(lease.as_u64())?);
+            (Command::Fail { failure, usage, .. }, Reply::Failed(after)) => self.failed(lease, failure, usage, *after),
+            (Command::Release { .. }, Reply::Released { job: id }) => {
+                let job = self.holder(lease)?;
                 expect(job.submit.id == *id, "the lease's own job released")?;
                 // It was given back unused.
                 job.lease = None;
                 job.requeues += 1;
                 job.wait(now, (now, now));
-                self.leases.remove(&lease.as_u64());
+                self.leases.remove(&lease);
                 Ok(())
             }
-            (
-                Command::Heartbeat { lease }
-                | Command::Progress { lease, .. }
-                | Command::Complete { lease, .. }
-                | Command::Fail { lease, .. }
-                | Command::Release { lease },
-                Reply::Error(error),
-            ) => self.refused(lease.as_u64(), error.number),
-            (Command::Cancel { job }, Reply::Done {}) => self.cancelled(job.as_u128()),
-            (Command::Cancel { job }, Reply::Error(error)) => {
-                let ended = self.by_id.get(&job.as_u128()).is_none_or(|index| self.jobs[*index].has_ended());
-                expect(ended && matches!(error.number, 601 | 602), "a live job cancelled")
-            }
-            (Command::Delete { job }, Reply::Done {}) => {
-                let ended = self.by_id.get(&job.as_u128()).is_some_and(|index| self.jobs[*index].has_ended());
-                expect(ended, "only the record of an ended job deleted")
-            }
-            (Command::Advance {} | Command::AcceptClock {}, Reply::Advanced(advance)) => {
-                expect(advance.now.as_nanos() == self.now, "the machine's time told")
-            }
-            (_, Reply::Done {}) => self.operated(command),
-            (Command::TakeSettlements { max }, Reply::Settlements(taken)) => {
-                let Some(taken) = taken else {
-                    return expect(
-                        *max == 0 || self.ledger.none_is_free(self.jobs.len() - self.live.len()),
-                        "what there is",
-                    );
-                };
-                expect(taken.settlements.len() == taken.batch.len as usize, "as many settlements as the batch says")?;
-                expect(taken.batch.len <= *max, "at most so many settlements")?;
-                let deadline = self.now.saturating_add(self.config.settle_within.as_nanos());
-                self.ledger.hand_out(taken.batch, deadline)?;
-                for own in &taken.settlements {
-                    if self.ledger.is_new(own)? {
-                        self.audit(own)?;
-                    }
-                }
-                Ok(())
-            }
-            (Command::ConfirmSettlements { batch }, Reply::Counted { count }) => self.ledger.confirm(*batch, *count),
-            (Command::ReturnSettlements { batch }, Reply::Counted { count }) => self.ledger.give_back(*batch, *count),
-            (Command::ConfirmSettlements { batch } | Command::ReturnSettlements { batch }, Reply::Error(_)) => {
-                expect(!self.ledger.is_out(*batch), "a batch in flight taken")
-            }
-            (_, Reply::Error(_)) => Ok(()),
-            _ => Err("that is no reply to such a command".to_owned()),
+            (_, Reply::Error(error)) => self.refused(lease, error.number),
+            _ => Err("that is no reply to a word about a lease".to_owned()),
         }
+    }
+
+    fn taken(&mut self, max: u32, taken: Option<&TakenSettlements>) -> Check {
+        let ended = self.jobs.len() - self.live.len();
+        let Some(taken) = taken else { return expect(max == 0 || self.ledger.none_is_free(ended), "what there is") };
+        expect(taken.settlements.len() == taken.batch.len as usize, "as many settlements as the batch says")?;
+        expect(taken.batch.len <= max, "at most so many settlements")?;
+        let deadline = self.now.saturating_add(self.config.settle_within.as_nanos());
+        self.ledger.hand_out(taken.batch, deadline)?;
+        for own in &taken.settlements {
+            if self.ledger.is_new(own)? {
+                self.audit(own)?;
+            }
+        }
+        Ok(())
     }
 
     // --- Jobs ---
@@ -313,7 +327,8 @@ impl Auditor {
             _ => {
                 expect(!again, "another attempt where one is left")?;
                 job.end(JobState::Error, now);
-                self.ended(lease)
+                self.ended(lease);
+                Ok(())
             }
         }
     }
@@ -348,11 +363,10 @@ impl Auditor {
     }
 
     /// The job of that lease has come to its end.
-    fn ended(&mut self, lease: u64) -> Check {
+    fn ended(&mut self, lease: u64) {
         if let Some(index) = self.leases.remove(&lease) {
             self.live.remove(&index);
         }
-        Ok(())
     }
 
     // --- The fleet ---

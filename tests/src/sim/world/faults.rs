@@ -3,6 +3,7 @@
 use libgateway::{Abort, Batch, Command, ForcedState, JobId, LeaseId, Output, PriceBook, Route, Timestamp, Usage};
 
 use super::{Check, Happening, World};
+use crate::difference;
 use crate::sim::options::{ROUTES, SECOND, policy};
 
 impl World {
@@ -192,11 +193,4 @@ impl World {
         let all = self.rng.percent(50);
         self.call_together(commands, all)
     }
-}
-
-/// Where two texts part.
-fn difference(before: &str, after: &str) -> String {
-    let at = before.bytes().zip(after.bytes()).take_while(|(one, other)| one == other).count();
-    let around = |text: &str| text.chars().skip(at.saturating_sub(200)).take(300).collect::<String>();
-    format!("{}\n{}", around(before), around(after))
 }

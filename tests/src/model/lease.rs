@@ -1,0 +1,281 @@
+//! What becomes of a lease: delivered, failed, given back, lost.
+
+use libgateway::{EventKind, FailureClass, JobId, JobState, Output, Payer, Usage};
+
+use super::answer::{Answer, error};
+use super::money::{Spent, charge, devices};
+use super::parts::{End, Fault, Hold, Model};
+use super::queue::stride;
+
+impl Model {
+    /// The job of a live lease.
+    fn lease(&self, id: u64) -> Result<usize, Answer> {
+        let found = self.jobs.iter().position(|job| job.lease.as_ref().is_some_and(|lease| lease.id == id));
+        found.ok_or_else(|| error(if id == 0 || id >= self.next_lease { 502 } else { 501 }, "lease"))
+    }
+
+    pub(crate) fn heartbeat(&mut self, id: u64) -> Answer {
+        let job = match self.lease(id) {
+            Ok(job) => job,
+            Err(answer) => return answer,
+        };
+        let lease = self.jobs[job].lease.as_mut().unwrap();
+        lease.deadline = self.now.saturating_add(lease.lease_for);
+        Answer::Extended(lease.deadline)
+    }
+
+    pub(crate) fn progress(&mut self, id: u64, progress: u32) -> Answer {
+        if progress > 1_000_000 {
+            return error(204, "progress_ppm");
+        }
+        let job = match self.lease(id) {
+            Ok(job) => job,
+            Err(answer) => return answer,
+        };
+        let answer = self.heartbeat(id);
+        let job = &mut self.jobs[job];
+        if job.progress != progress {
+            job.progress = progress;
+            job.version += 1;
+            let id = JobId::from_entropy(job.id);
+            self.emit(EventKind::Progress(id));
+        }
+        answer
+    }
+
+    pub(crate) fn complete(&mut self, id: u64, output: &Output, usage: &Usage<'_>) -> Answer {
+        let job = match self.lease(id) {
+            Ok(job) => job,
+            Err(answer) => return answer,
+        };
+        if output.is_empty() {
+            return error(201, "output");
+        }
+        if output.len() > self.config.output_len_max as usize {
+            return error(202, "output");
+        }
+        let devices = devices(usage);
+        if let Err(answer) = self.check_usage(job, &devices) {
+            return answer;
+        }
+        let gpu = self.gpu_time(job, &devices);
+        let Some(total) = gpu.checked_add(self.jobs[job].billable) else { return error(205, "usage") };
+        let charged = match self.price_of(job).0.map(|price| charge(total, price)) {
+            Some(None) => return error(1104, "usage"),
+            Some(Some(micros)) => micros,
+            None => 0,
+        };
+        let spent = self.end_attempt(job, Some(true), &devices, Payer::Customer);
+        self.learn(job, gpu);
+        let id = self.jobs[job].id;
+        self.finish(job, End::Complete(output.clone()), spent);
+        Answer::Completed { job: id, usage: total, charge: charged }
+    }
+
+    pub(crate) fn fail(&mut self, id: u64, failure: &libgateway::Failure, usage: &Usage<'_>) -> Answer {
+        let job = match self.lease(id) {
+            Ok(job) => job,
+            Err(answer) => return answer,
+        };
+        if failure.message.len() > self.config.output_len_max as usize {
+            return error(202, "message");
+        }
+        let devices = devices(usage);
+        if let Err(answer) = self.check_usage(job, &devices) {
+            return answer;
+        }
+        let after = failure.retry_after.map(|span| span.as_nanos());
+        self.fail_attempt(job, failure.class, &failure.message, after, failure.retriable, &devices)
+    }
+
+    pub(crate) fn give_back(&mut self, id: u64) -> Answer {
+        let job = match self.lease(id) {
+            Ok(job) => job,
+            Err(answer) => return answer,
+        };
+        self.end_attempt(job, None, &[], Payer::House);
+        let id = self.jobs[job].id;
+        self.requeue(job);
+        Answer::Released(id)
+    }
+
+    pub(crate) fn fail_attempt(
+        &mut self,
+        index: usize,
+        class: FailureClass,
+        message: &str,
+        retry_after: Option<u64>,
+        retriable: Option<bool>,
+        devices: &[(String, u64)],
+    ) -> Answer {
+        let counts = match class {
+            FailureClass::Timeout | FailureClass::Connection | FailureClass::Network | FailureClass::Backend => true,
+            FailureClass::Lost => true,
+            FailureClass::Http(status) => (500..600).contains(&status),
+            FailureClass::Rejected => false,
+        };
+        let by_class = match class {
+            FailureClass::Timeout | FailureClass::Connection | FailureClass::Network => true,
+            FailureClass::Http(status) => {
+                [500, 502, 503, 504].contains(&status) || (status == 429 && retry_after.is_some())
+            }
+            FailureClass::Backend | FailureClass::Rejected | FailureClass::Lost => false,
+        };
+        let retriable = retriable.unwrap_or(by_class);
+        let spent = self.end_attempt(index, counts.then_some(false), devices, self.config.billing.failed);
+        let fault = Fault { class, message: message.to_owned(), retriable };
+        let now = self.now;
+        self.jobs[index].attempts += 1;
+        let created = self.jobs[index].created;
+        match self.next_attempt(self.jobs[index].attempts, created, retry_after).filter(|_| retriable) {
+            Some(at) => {
+                let (billable, absorbed) = spent.parts();
+                let job = &mut self.jobs[index];
+                job.billable = job.billable.saturating_add(billable);
+                job.absorbed = job.absorbed.saturating_add(absorbed);
+                job.failure = Some(fault);
+                self.counters.retries += 1;
+                self.return_to_queue(index, if at > now { Hold::Until(at) } else { Hold::None });
+                self.emit(EventKind::Retried(JobId::from_entropy(self.jobs[index].id)));
+                Answer::Retry(at)
+            }
+            None => {
+                self.jobs[index].failure = Some(fault.clone());
+                self.finish(index, End::Error(fault), spent);
+                Answer::Failed
+            }
+        }
+    }
+
+    /// When the attempt after so many failures begins. The model knows no jitter.
+    fn next_attempt(&self, failures: u16, created: u64, retry_after: Option<u64>) -> Option<u64> {
+        let backoff = self.config.backoff;
+        assert_eq!(backoff.jitter_ppm, 0);
+        if u32::from(failures) > backoff.retries {
+            return None;
+        }
+        let mut wait = u128::from(backoff.base.as_nanos());
+        for _ in 1..failures {
+            wait = (wait * u128::from(backoff.factor_ppm / 1_000_000)).min(backoff.max.as_nanos().into());
+        }
+        let wait = wait.max(retry_after.unwrap_or(0).into());
+        let at = u64::try_from(u128::from(self.now) + wait).ok()?;
+        let end = backoff.total.map_or(u64::MAX, |total| created.saturating_add(total.as_nanos()));
+        (at <= end).then_some(at)
+    }
+
+    pub(crate) fn lose_attempt(&mut self, index: usize) {
+        let spent = self.end_lost(index);
+        self.counters.lost += 1;
+        self.jobs[index].losses += 1;
+        if self.jobs[index].losses > self.config.losses_max {
+            let message = "the workers it was given to vanished".to_owned();
+            let fault = Fault { class: FailureClass::Lost, message, retriable: true };
+            self.jobs[index].failure = Some(fault.clone());
+            return self.finish(index, End::Error(fault), spent);
+        }
+        let (billable, absorbed) = spent.parts();
+        let job = &mut self.jobs[index];
+        job.billable = job.billable.saturating_add(billable);
+        job.absorbed = job.absorbed.saturating_add(absorbed);
+        self.requeue(index);
+    }
+
+    fn requeue(&mut self, index: usize) {
+        self.jobs[index].requeues += 1;
+        self.counters.requeues += 1;
+        self.return_to_queue(index, Hold::None);
+        self.emit(EventKind::Requeued(JobId::from_entropy(self.jobs[index].id)));
+    }
+
+    /// Puts a job back to its old place.
+    fn return_to_queue(&mut self, index: usize, hold: Hold) {
+        let now = self.now;
+        let job = &mut self.jobs[index];
+        job.state = JobState::Queued;
+        job.since = now;
+        job.progress = 0;
+        job.version += 1;
+        job.hold = hold;
+        job.in_line = false;
+        let customer = job.customer.clone();
+        self.wake(&customer);
+    }
+
+    fn end_lost(&mut self, index: usize) -> Spent {
+        let (completed, failed) = {
+            let backend = self.backend_of(index);
+            (self.backends[backend].completed, self.backends[backend].failed)
+        };
+        let backend = self.backend_of(index);
+        let spent = self.end_attempt(index, Some(false), &[], self.config.billing.lost);
+        let worker = &mut self.backends[backend];
+        (worker.completed, worker.failed) = (completed, failed);
+        worker.lost += 1;
+        spent
+    }
+
+    fn backend_of(&self, job: usize) -> usize {
+        let lease = self.jobs[job].lease.as_ref().unwrap();
+        self.backends.iter().position(|own| own.name == lease.backend).unwrap()
+    }
+
+    /// Ends a lease; its slot is free after this. `success` is what the breaker is told, if anything.
+    pub(crate) fn end_attempt(
+        &mut self,
+        index: usize,
+        success: Option<bool>,
+        devices: &[(String, u64)],
+        payer: Payer,
+    ) -> Spent {
+        let gpu = self.gpu_time(index, devices);
+        let backend = self.backend_of(index);
+        let lease = self.jobs[index].lease.take().unwrap();
+        let worker = &mut self.backends[backend];
+        worker.live -= 1;
+        worker.completed += u64::from(success == Some(true));
+        worker.failed += u64::from(success == Some(false));
+        self.tell_breaker(backend, lease.generation, success);
+        let (measured, devices) = (!devices.is_empty(), devices.to_vec());
+        Spent { gpu, measured, payer, devices, backend: Some(lease.backend) }
+    }
+
+    /// What was measured, or the time the lease has lasted.
+    fn gpu_time(&self, job: usize, devices: &[(String, u64)]) -> u64 {
+        let granted = self.jobs[job].lease.as_ref().unwrap().granted;
+        if devices.is_empty() { self.now - granted } else { devices.iter().map(|(_, nanos)| nanos).sum() }
+    }
+
+    /// Puts the real cost in the place of the estimate.
+    fn learn(&mut self, index: usize, gpu: u64) {
+        let weight = self.policy(&self.jobs[index].customer).weight;
+        self.correct(index, stride(gpu, weight));
+        let way = self.route(&self.jobs[index].route).unwrap();
+        let mean = &mut self.routes[way].mean;
+        *mean = if *mean == 0 { gpu } else { *mean - *mean / 8 + gpu / 8 };
+    }
+
+    fn check_usage(&self, job: usize, devices: &[(String, u64)]) -> Result<(), Answer> {
+        let lease = self.jobs[job].lease.as_ref().unwrap();
+        for (index, (name, _)) in devices.iter().enumerate() {
+            if devices[..index].iter().any(|(own, _)| own == name) {
+                return Err(error(208, "devices"));
+            }
+        }
+        let total: u128 = devices.iter().map(|(_, nanos)| u128::from(*nanos)).sum();
+        if total > u128::from(u64::MAX) {
+            return Err(error(205, "usage"));
+        }
+        let billing = &self.config.billing;
+        let lasted = u128::from(self.now - lease.granted);
+        let allowed =
+            lasted + lasted * u128::from(billing.tolerance_ppm) / 1_000_000 + u128::from(billing.slack.as_nanos());
+        if devices.iter().any(|(_, nanos)| u128::from(*nanos) > allowed) {
+            return Err(error(1103, "usage"));
+        }
+        if devices.len() > self.backends[self.backend_of(job)].devices as usize {
+            return Err(error(202, "devices"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,305 @@
+//! What the model remembers: plain records, found by walking over them.
+
+use std::collections::VecDeque;
+
+use libgateway::{
+    BackendKind, CancelReason, CustomerPolicy, EventKind, FailureClass, GatewayConfig, JobState, Models, Output, Task,
+};
+
+use super::answer::Bill;
+
+/// Everything a gateway knows, the slow way.
+#[derive(Clone, Debug)]
+pub(crate) struct Model {
+    pub(crate) config: GatewayConfig,
+    /// The machine's time, the clock's, and how far the host is ahead of the clock.
+    pub(crate) now: u64,
+    pub(crate) clock: u64,
+    pub(crate) offset: u64,
+    /// In order of submission.
+    pub(crate) jobs: Vec<Job>,
+    /// In order of declaration.
+    pub(crate) backends: Vec<Worker>,
+    pub(crate) families: Vec<String>,
+    pub(crate) routes: Vec<Way>,
+    pub(crate) customers: Vec<Customer>,
+    /// Finish tag by customer, family and lane.
+    pub(crate) shares: Vec<Share>,
+    /// Virtual time by family and lane.
+    pub(crate) virtual_time: Vec<(String, u8, u128)>,
+    /// Ended jobs in order of their end.
+    pub(crate) ended: Vec<u128>,
+    pub(crate) book: Book,
+    pub(crate) outbox: Outbox,
+    pub(crate) events: VecDeque<(u64, u64, EventKind)>,
+    pub(crate) next_event: u64,
+    pub(crate) next_sequence: u64,
+    pub(crate) next_lease: u64,
+    pub(crate) next_backend: u32,
+    pub(crate) next_customer: u64,
+    pub(crate) charged: u128,
+    pub(crate) counters: Counters,
+}
+
+/// Route, lane and payload.
+pub(crate) type Fingerprint = (String, u8, Vec<u8>);
+
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    pub(crate) id: u128,
+    pub(crate) customer: String,
+    pub(crate) route: String,
+    pub(crate) task: Task,
+    pub(crate) payload: Vec<u8>,
+    pub(crate) priority: u8,
+    pub(crate) estimate: u64,
+    pub(crate) tokens: u32,
+    pub(crate) affinity: Option<String>,
+    /// Key, and what has to be the same under it.
+    pub(crate) key: Option<(String, Fingerprint)>,
+    /// Queue, start, run, total.
+    pub(crate) timeouts: [Option<u64>; 4],
+    pub(crate) created: u64,
+    pub(crate) sequence: u64,
+    pub(crate) lane: u8,
+    pub(crate) tag: u128,
+    /// Whether it stands in line with its customer's others, or on its own in a place it had before.
+    pub(crate) in_line: bool,
+    pub(crate) state: JobState,
+    pub(crate) since: u64,
+    pub(crate) started: Option<u64>,
+    pub(crate) hold: Hold,
+    pub(crate) paid: bool,
+    pub(crate) attempts: u16,
+    pub(crate) requeues: u16,
+    pub(crate) losses: u16,
+    pub(crate) progress: u32,
+    pub(crate) version: u32,
+    pub(crate) lease: Option<Held>,
+    /// GPU time of earlier attempts: the customer's and the house's.
+    pub(crate) billable: u64,
+    pub(crate) absorbed: u64,
+    pub(crate) failure: Option<Fault>,
+    pub(crate) end: Option<End>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Hold {
+    None,
+    Parked,
+    Until(u64),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) class: FailureClass,
+    pub(crate) message: String,
+    pub(crate) retriable: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Complete(Output),
+    Error(Fault),
+    Cancelled(CancelReason),
+}
+
+/// A live lease.
+#[derive(Clone, Debug)]
+pub(crate) struct Held {
+    pub(crate) id: u64,
+    pub(crate) backend: String,
+    pub(crate) generation: u64,
+    pub(crate) granted: u64,
+    pub(crate) deadline: u64,
+    pub(crate) lease_for: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Worker {
+    pub(crate) name: String,
+    pub(crate) order: u32,
+    pub(crate) family: String,
+    pub(crate) kind: BackendKind,
+    pub(crate) models: Models,
+    pub(crate) slots: u32,
+    pub(crate) devices: u32,
+    pub(crate) warm_max: u32,
+    pub(crate) lease_for: Option<u64>,
+    pub(crate) draining: bool,
+    pub(crate) leaving: bool,
+    pub(crate) live: u32,
+    pub(crate) warm: Vec<String>,
+    pub(crate) breaker: Breaker,
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) lost: u64,
+}
+
+/// A breaker that counts failures in a row only.
+#[derive(Clone, Debug)]
+pub(crate) struct Breaker {
+    pub(crate) phase: Phase,
+    /// Rises whenever results of calls that are out stop counting.
+    pub(crate) generation: u64,
+    pub(crate) deadline: u64,
+    pub(crate) in_a_row: u32,
+    pub(crate) reopens: u32,
+    pub(crate) probes: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Closed,
+    Open,
+    HalfOpen,
+    Probing,
+    HeldClosed,
+    HeldOpen,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Way {
+    pub(crate) name: String,
+    pub(crate) family: String,
+    pub(crate) model: String,
+    pub(crate) kind: Option<BackendKind>,
+    pub(crate) paused: bool,
+    pub(crate) mean: u64,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Customer {
+    pub(crate) name: String,
+    pub(crate) order: u64,
+    pub(crate) policy: Option<CustomerPolicy>,
+    /// Tokens times the limit's `per`, when they were that many.
+    pub(crate) level: u128,
+    pub(crate) level_at: u64,
+    /// When its parked jobs are looked at again.
+    pub(crate) wake: Option<u64>,
+    /// When it may be forgotten; `None` while it has jobs, or a policy, or never.
+    pub(crate) leaves: Option<u64>,
+    /// Nothing will ever fill its bucket, so it is never forgotten while idle.
+    pub(crate) stays: bool,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Share {
+    pub(crate) customer: String,
+    pub(crate) family: String,
+    pub(crate) lane: u8,
+    pub(crate) finish: u128,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Book {
+    pub(crate) version: u32,
+    pub(crate) currency: String,
+    pub(crate) prices: Vec<(String, String, u64)>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) bills: Vec<Bill>,
+    /// First numbers and lengths of runs that came back.
+    pub(crate) returned: Vec<(u64, u32)>,
+    /// Batches in flight with their deadlines.
+    pub(crate) taken: Vec<((u64, u64, u32), u64)>,
+    /// Every batch ever handed out.
+    pub(crate) known: Vec<(u64, u64, u32)>,
+    /// Number of the first that was never handed out.
+    pub(crate) fresh: u64,
+    pub(crate) next_number: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Counters {
+    pub(crate) submitted: u64,
+    pub(crate) leases: u64,
+    pub(crate) warm_hits: u64,
+    pub(crate) probes: u64,
+    pub(crate) completed: u64,
+    pub(crate) errors: u64,
+    pub(crate) cancelled: u64,
+    pub(crate) retries: u64,
+    pub(crate) requeues: u64,
+    pub(crate) lost: u64,
+    pub(crate) parked: u64,
+    pub(crate) aged: u64,
+    pub(crate) forgotten: u64,
+    pub(crate) clock_leaps: u64,
+}
+
+impl Model {
+    pub(crate) fn new(config: GatewayConfig, now: u64) -> Self {
+        Self {
+            config,
+            now,
+            clock: now,
+            offset: 0,
+            jobs: Vec::new(),
+            backends: Vec::new(),
+            families: Vec::new(),
+            routes: Vec::new(),
+            customers: Vec::new(),
+            shares: Vec::new(),
+            virtual_time: Vec::new(),
+            ended: Vec::new(),
+            book: Book { version: 0, currency: "USD".to_owned(), prices: Vec::new() },
+            outbox: Outbox { fresh: 1, next_number: 1, ..Outbox::default() },
+            events: VecDeque::new(),
+            next_event: 1,
+            next_sequence: 0,
+            next_lease: 1,
+            next_backend: 0,
+            next_customer: 0,
+            charged: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    pub(crate) fn job(&self, id: u128) -> Option<usize> {
+        self.jobs.iter().position(|job| job.id == id)
+    }
+
+    pub(crate) fn customer(&self, name: &str) -> Option<usize> {
+        self.customers.iter().position(|customer| customer.name == name)
+    }
+
+    pub(crate) fn route(&self, name: &str) -> Option<usize> {
+        self.routes.iter().position(|route| route.name == name)
+    }
+
+    /// A backend that has not been removed.
+    pub(crate) fn backend(&self, name: &str) -> Option<usize> {
+        self.backends.iter().position(|backend| backend.name == name && !backend.leaving)
+    }
+
+    pub(crate) fn policy(&self, name: &str) -> CustomerPolicy {
+        let own = self.customer(name).and_then(|customer| self.customers[customer].policy.clone());
+        own.unwrap_or_else(|| self.config.customer.clone())
+    }
+
+    pub(crate) fn count(&self, customer: &str, state: JobState) -> u32 {
+        self.jobs.iter().filter(|job| job.customer == customer && job.state == state).count() as u32
+    }
+
+    pub(crate) fn live(&self) -> usize {
+        self.jobs.iter().filter(|job| job.end.is_none()).count()
+    }
+
+    /// Jobs known and settlements owed that name a customer.
+    pub(crate) fn refers_to(&self, customer: &str) -> bool {
+        self.jobs.iter().any(|job| job.customer == customer)
+            || self.outbox.bills.iter().any(|bill| bill.customer == customer)
+    }
+
+    pub(crate) fn emit(&mut self, kind: EventKind) {
+        if self.events.len() >= self.config.events_max as usize {
+            self.events.pop_front();
+        }
+        self.events.push_back((self.next_event, self.now, kind));
+        self.next_event += 1;
+    }
+}

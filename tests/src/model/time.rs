@@ -1,0 +1,326 @@
+//! The clock, and what falls due: each deadline is looked for among all there are.
+
+use libgateway::{CancelReason, EventKind, FailureClass, JobId, JobState, Span};
+
+use super::answer::Answer;
+use super::money::{Spent, Tokens};
+use super::parts::{Breaker, End, Fault, Hold, Job, Model, Phase};
+
+/// What falls due, in the order in which it is handled where instants are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Job(u64),
+    Customer(u64),
+    Backend(u32),
+    Outbox,
+    Record,
+}
+
+impl Model {
+    /// Takes a reading of the host's clock and handles what is due. Returns how much, and whether there is more.
+    pub(crate) fn tick(&mut self, reading: u64) -> (u32, bool) {
+        match self.next_deadline() {
+            Some(awaited) if self.live() > 0 => {
+                let target = reading.saturating_sub(self.offset).max(self.clock);
+                let leap = target - self.clock;
+                let leapt = target.saturating_sub(awaited.max(self.clock)) > self.config.clock_jump_max.as_nanos();
+                self.clock = if leapt { self.clock } else { target };
+                self.offset = reading.saturating_sub(self.clock);
+                if leapt {
+                    self.counters.clock_leaps += 1;
+                    self.emit(EventKind::ClockLeapt(Span::from_nanos(leap)));
+                }
+            }
+            _ => (self.clock, self.offset) = (self.clock.max(reading), 0),
+        }
+        let mut handled = 0;
+        while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= self.clock) {
+            if handled == self.config.due_max {
+                return (handled, true);
+            }
+            self.now = self.now.max(at);
+            self.handle(due);
+            self.tidy();
+            handled += 1;
+        }
+        self.now = self.clock;
+        (handled, false)
+    }
+
+    pub(crate) fn advance(&mut self, reading: u64) -> Answer {
+        let (leaps, offset) = (self.counters.clock_leaps, self.offset);
+        let (handled, more) = self.tick(reading);
+        self.tidy();
+        let leapt = (self.counters.clock_leaps > leaps).then(|| self.offset.saturating_sub(offset));
+        Answer::Advanced { handled, now: self.now, more, leapt, next: self.next_deadline() }
+    }
+
+    pub(crate) fn next_deadline(&self) -> Option<u64> {
+        self.next_due().map(|(at, _)| at.max(self.now))
+    }
+
+    fn next_due(&self) -> Option<(u64, Due)> {
+        let jobs = self.jobs.iter().map(|job| (self.deadline_of(job), Due::Job(job.sequence)));
+        let customers = self
+            .customers
+            .iter()
+            .flat_map(|own| [own.wake, own.leaves].into_iter().flatten().map(|at| (at, Due::Customer(own.order))));
+        let backends = self.backends.iter().map(|own| (own.breaker.deadline, Due::Backend(own.order)));
+        let outbox = self.outbox.taken.iter().map(|(_, deadline)| (*deadline, Due::Outbox));
+        let record = self.ended.first().map(|id| {
+            let end = self.jobs[self.job(*id).unwrap()].since;
+            (end.saturating_add(self.config.retain_for.as_nanos()), Due::Record)
+        });
+        let all = jobs.chain(customers).chain(backends).chain(outbox).chain(record);
+        all.filter(|(at, _)| *at != u64::MAX).min()
+    }
+
+    fn handle(&mut self, due: Due) {
+        match due {
+            Due::Job(sequence) => {
+                let job = self.jobs.iter().position(|job| job.sequence == sequence).unwrap();
+                self.handle_job(job);
+            }
+            Due::Customer(order) => {
+                let customer = self.customers.iter().position(|own| own.order == order).unwrap();
+                self.handle_customer(customer);
+            }
+            Due::Backend(order) => {
+                let now = self.now;
+                let backend = self.backends.iter_mut().find(|own| own.order == order).unwrap();
+                backend.breaker = backend.breaker.clone().at(now);
+            }
+            Due::Outbox => self.return_overdue(),
+            Due::Record => {
+                let id = self.ended[0];
+                self.forget(id);
+            }
+        }
+    }
+
+    /// Queue, start, run and total deadline of a job in its present state.
+    fn clocks(&self, job: &Job) -> [u64; 4] {
+        let [queue, start, run, total] = job.timeouts;
+        let after = |from: u64, span: Option<u64>| span.map_or(u64::MAX, |span| from.saturating_add(span));
+        let (queued, running) = (job.state == JobState::Queued, job.state == JobState::Running);
+        [
+            after(job.since, queue.filter(|_| queued)),
+            after(job.created, start.filter(|_| queued && job.started.is_none())),
+            after(job.since, run.filter(|_| running)),
+            after(job.created, total.filter(|_| queued || running)),
+        ]
+    }
+
+    fn ages_at(&self, job: &Job) -> u64 {
+        match self.config.age_after {
+            Some(span) if job.state == JobState::Queued && job.lane > 0 => {
+                let climbed = u64::from(job.priority - job.lane);
+                job.since.saturating_add(span.as_nanos().saturating_mul(climbed + 1))
+            }
+            _ => u64::MAX,
+        }
+    }
+
+    fn deadline_of(&self, job: &Job) -> u64 {
+        let [queue, start, run, total] = self.clocks(job);
+        let lease = job.lease.as_ref().map_or(u64::MAX, |lease| lease.deadline);
+        let hold = if let Hold::Until(at) = job.hold { at } else { u64::MAX };
+        [queue, start, run, total, lease, hold, self.ages_at(job)].into_iter().min().unwrap()
+    }
+
+    /// What ends a job goes before what only moves it.
+    fn handle_job(&mut self, index: usize) {
+        let now = self.now;
+        let job = &self.jobs[index];
+        let [queue, start, run, total] = self.clocks(job);
+        if job.state == JobState::Running {
+            if total <= now {
+                let spent = self.end_attempt(index, None, &[], self.config.billing.failed);
+                let fault = Fault {
+                    class: FailureClass::Timeout,
+                    message: "the job's whole time was over".to_owned(),
+                    retriable: false,
+                };
+                self.jobs[index].failure = Some(fault.clone());
+                self.finish(index, End::Error(fault), spent);
+            } else if run <= now {
+                self.fail_attempt(index, FailureClass::Timeout, "the attempt took too long", None, None, &[]);
+            } else {
+                self.lose_attempt(index);
+            }
+            return;
+        }
+        for (at, reason) in [
+            (total, CancelReason::TotalTimeout),
+            (start, CancelReason::StartTimeout),
+            (queue, CancelReason::QueueTimeout),
+        ] {
+            if at <= now {
+                self.refund(index);
+                return self.finish(index, End::Cancelled(reason), Spent::nothing());
+            }
+        }
+        match job.hold {
+            Hold::Until(at) if at <= now => self.jobs[index].hold = Hold::None,
+            _ => self.age(index),
+        }
+    }
+
+    fn age(&mut self, index: usize) {
+        self.refund(index);
+        let job = &mut self.jobs[index];
+        if job.hold == Hold::Parked {
+            job.hold = Hold::None;
+        }
+        // It has left its lane before it looks for its place in the next one.
+        job.in_line = false;
+        let (id, lane) = (job.id, job.lane - 1);
+        self.enqueue(index, lane);
+        self.counters.aged += 1;
+        self.emit(EventKind::Aged(JobId::from_entropy(id)));
+    }
+
+    fn handle_customer(&mut self, index: usize) {
+        let now = self.now;
+        let customer = &self.customers[index];
+        if customer.wake.is_some_and(|at| at <= now) {
+            let name = customer.name.clone();
+            return self.unpark(&name);
+        }
+        let limit = customer.policy.as_ref().unwrap_or(&self.config.customer).rate;
+        let full = limit.map_or(Some(now), |limit| Tokens::of(&limit).full_at(customer, now));
+        match full {
+            Some(at) if at <= now => {
+                let name = self.customers.remove(index).name;
+                self.shares.retain(|share| share.customer != name);
+            }
+            Some(at) => self.customers[index].leaves = Some(at),
+            None => (self.customers[index].leaves, self.customers[index].stays) = (None, true),
+        }
+    }
+
+    /// The end of every command: what nothing refers to any more is let go.
+    pub(crate) fn tidy(&mut self) {
+        while self.ended.len() > self.config.retained_max as usize {
+            self.forget(self.ended[0]);
+        }
+        for index in 0..self.customers.len() {
+            let idle = self.customers[index].policy.is_none() && !self.refers_to(&self.customers[index].name);
+            let leaves = self.now.saturating_add(self.config.customer_idle.as_nanos());
+            let customer = &mut self.customers[index];
+            if !idle {
+                (customer.leaves, customer.stays) = (None, false);
+            } else {
+                customer.wake = None;
+                if customer.leaves.is_none() && !customer.stays {
+                    customer.leaves = Some(leaves).filter(|at| *at != u64::MAX);
+                }
+            }
+        }
+        let used = |name: &str, model: &Self| {
+            model.jobs.iter().any(|job| job.route == name) || model.outbox.bills.iter().any(|bill| bill.route == name)
+        };
+        let idle: Vec<String> = self
+            .routes
+            .iter()
+            .filter(|way| !way.paused && !used(&way.name, self))
+            .map(|way| way.name.clone())
+            .collect();
+        self.routes.retain(|way| !idle.contains(&way.name));
+        self.backends.retain(|own| !(own.leaving && own.live == 0));
+        let Self { backends, routes, families, shares, virtual_time, .. } = self;
+        families.retain(|name| {
+            backends.iter().any(|own| own.family == *name) || routes.iter().any(|way| way.family == *name)
+        });
+        shares.retain(|share| families.contains(&share.family));
+        virtual_time.retain(|(family, ..)| families.contains(family));
+    }
+}
+
+impl Breaker {
+    pub(crate) fn new() -> Self {
+        Self { phase: Phase::Closed, generation: 0, deadline: u64::MAX, in_a_row: 0, reopens: 0, probes: 0 }
+    }
+
+    /// As it stands at an instant if nobody calls.
+    pub(crate) fn at(mut self, now: u64) -> Self {
+        if self.deadline <= now && self.deadline != u64::MAX {
+            self.phase = if self.phase == Phase::HeldClosed { Phase::Closed } else { Phase::HalfOpen };
+            self.deadline = u64::MAX;
+        }
+        self
+    }
+
+    /// Whether calls pass. While more is due than one call handles, the end of an open time may not have had its turn.
+    pub(crate) fn is_passable(&self) -> bool {
+        matches!(self.phase, Phase::Closed | Phase::HeldClosed | Phase::HalfOpen)
+    }
+
+    /// The generation of a call that begins, and whether it is a probe.
+    pub(crate) fn admit(&mut self, now: u64) -> (u64, bool) {
+        *self = self.clone().at(now);
+        let probe = self.phase == Phase::HalfOpen;
+        if probe {
+            self.phase = Phase::Probing;
+            self.generation += 1;
+        }
+        (self.generation, probe)
+    }
+
+    pub(crate) fn enter(&mut self, phase: Phase, deadline: u64) {
+        (self.phase, self.deadline) = (phase, deadline);
+        self.generation += 1;
+        (self.in_a_row, self.probes) = (0, 0);
+    }
+
+    pub(crate) fn release(&mut self) {
+        let phase = if self.phase == Phase::HeldClosed { Phase::Closed } else { Phase::HalfOpen };
+        if matches!(self.phase, Phase::HeldClosed | Phase::HeldOpen) {
+            (self.phase, self.deadline) = (phase, u64::MAX);
+        }
+    }
+}
+
+impl Model {
+    /// Tells a backend's breaker how a call went: `None` says nothing of the backend.
+    pub(crate) fn tell_breaker(&mut self, backend: usize, generation: u64, success: Option<bool>) {
+        let (now, config) = (self.now, self.config.breaker);
+        let breaker = &mut self.backends[backend].breaker;
+        *breaker = breaker.clone().at(now);
+        if breaker.generation != generation {
+            return;
+        }
+        let open_for = |reopens: u32| {
+            let factor = u64::from(config.open_for_factor.get()).saturating_pow(reopens);
+            let grown = config.open_for.as_nanos().saturating_mul(factor).min(config.open_for_max.as_nanos());
+            now.saturating_add(if factor == 1 { config.open_for.as_nanos() } else { grown })
+        };
+        match (breaker.phase, success) {
+            (Phase::Closed | Phase::HeldClosed, Some(true)) => breaker.in_a_row = 0,
+            (Phase::Closed | Phase::HeldClosed, Some(false)) => {
+                breaker.in_a_row += 1;
+                let full = config.consecutive_failures.is_some_and(|limit| breaker.in_a_row >= limit.get());
+                if full && breaker.phase == Phase::Closed {
+                    breaker.reopens = 0;
+                    breaker.enter(Phase::Open, open_for(0));
+                }
+            }
+            (Phase::Probing, Some(true)) => {
+                breaker.probes += 1;
+                if breaker.probes >= config.probes_to_close.get() {
+                    breaker.reopens = 0;
+                    breaker.enter(Phase::Closed, u64::MAX);
+                } else {
+                    breaker.phase = Phase::HalfOpen;
+                }
+            }
+            (Phase::Probing, Some(false)) => {
+                breaker.reopens += 1;
+                let until = open_for(breaker.reopens);
+                breaker.enter(Phase::Open, until);
+            }
+            (Phase::Probing, None) => breaker.phase = Phase::HalfOpen,
+            _ => {}
+        }
+    }
+}
