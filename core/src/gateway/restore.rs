@@ -55,7 +55,7 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
     builder.jobs(jobs, leases)?;
     builder.places();
     builder.shares(shares)?;
-    builder.retained(&retained)?;
+    builder.retained(retained)?;
     builder.outbox(&outbox)?;
     builder.tallies()?;
     builder.finish()
@@ -174,16 +174,10 @@ impl Builder {
         let mut last = None;
         for body in jobs {
             let sequence = Key::from_bits(body.key).sequence();
-            let next = self.state.scalars.sequence;
-            ensure(last.is_none_or(|last| last < sequence) && sequence < next, "jobs")?;
+            ensure(last.is_none_or(|last| last < sequence) && !body.state.is_terminal(), "jobs")?;
             last = Some(sequence);
             let listed = body.listed;
-            let job = self.job(body)?;
-            ensure(self.state.jobs.find(job.id).is_none(), "jobs")?;
-            if let Some(own) = job.idempotency() {
-                ensure(self.state.jobs.find_key(job.customer, &own.key).is_none(), "idempotency")?;
-            }
-            let slot = self.state.insert_job(job);
+            let slot = self.insert(body)?;
             self.jobs.push(slot);
             if listed {
                 self.listed.insert(slot);
@@ -304,17 +298,25 @@ impl Builder {
         }
     }
 
-    fn retained(&mut self, retained: &[u32]) -> Check {
+    fn retained(&mut self, retained: Vec<JobBody>) -> Check {
         let mut last = Timestamp::EPOCH;
-        let mut seen = BTreeSet::new();
-        for index in retained {
-            let slot = *self.jobs.get(*index as usize).ok_or_else(|| corrupt("retained"))?;
-            let ended = self.state.jobs[slot].finished().ok_or_else(|| corrupt("retained"))?;
-            ensure(ended >= last && seen.insert(slot), "retained")?;
-            last = ended;
+        for body in retained {
+            ensure(body.state.is_terminal() && body.since >= last, "retained")?;
+            last = body.since;
+            let slot = self.insert(body)?;
             self.state.jobs.retain(slot);
         }
-        ensure(seen.len() == self.state.jobs.terminal() as usize && self.state.jobs.surplus().is_none(), "retained")
+        ensure(self.state.jobs.surplus().is_none(), "retained")
+    }
+
+    fn insert(&mut self, body: JobBody) -> Result<u32, SnapshotError> {
+        let job = self.job(body)?;
+        ensure(job.key.sequence() < self.state.scalars.sequence, "jobs")?;
+        ensure(self.state.jobs.find(job.id).is_none(), "jobs")?;
+        if let Some(own) = job.idempotency() {
+            ensure(self.state.jobs.find_key(job.customer, &own.key).is_none(), "idempotency")?;
+        }
+        Ok(self.state.insert_job(job))
     }
 
     fn outbox(&mut self, outbox: &crate::billing::Outbox<SettlementBody>) -> Check {
@@ -348,9 +350,7 @@ impl Builder {
     fn finish(self) -> Result<State, SnapshotError> {
         let Self { mut state, jobs, routes, timers, .. } = self;
         for slot in jobs {
-            if !state.jobs[slot].hot.state.is_terminal() {
-                state.rearm_job(slot);
-            }
+            state.rearm_job(slot);
         }
         for (customer, at) in timers {
             state.arm_customer(customer, at);

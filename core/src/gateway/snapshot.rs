@@ -30,7 +30,7 @@ use crate::billing::{Money, Outbox, Price, PriceBook};
 use crate::breaker::Permit;
 use crate::error::SnapshotError;
 use crate::id::JobId;
-use crate::job::{Hold, Idempotency, JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
+use crate::job::{Hold, Idempotency, Job, JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
 use crate::limiter::TokenBucket;
 use crate::queue::LANES;
 use crate::time::{Clock, GpuNanos, Span, Timestamp};
@@ -161,9 +161,10 @@ pub(crate) struct Body {
     pub(crate) routes: Vec<RouteBody>,
     pub(crate) customers: Vec<CustomerBody>,
     pub(crate) shares: Vec<ShareBody>,
+    /// Jobs that have not ended, the first to come first.
     pub(crate) jobs: Vec<JobBody>,
     /// Ended jobs, the first to leave first.
-    pub(crate) retained: Vec<u32>,
+    pub(crate) retained: Vec<JobBody>,
     pub(crate) leases: Vec<LeaseBody>,
     pub(crate) outbox: Outbox<SettlementBody>,
     pub(crate) prices: PriceBook,
@@ -323,8 +324,9 @@ impl State {
         routes.sort_unstable_by_key(|id| self.table.routes[*id].order);
         let mut customers: Vec<u32> = self.customers.iter().map(|(id, ..)| id).collect();
         customers.sort_unstable_by_key(|id| self.customers[*id].order);
-        let mut jobs: Vec<u32> = self.jobs.iter().map(|(slot, _)| slot).collect();
-        jobs.sort_unstable_by_key(|slot| self.jobs[*slot].key.sequence());
+        let mut jobs: Vec<(u64, u32)> = self.jobs.live_jobs().map(|(slot, job)| (job.key.sequence(), slot)).collect();
+        jobs.sort_unstable();
+        let jobs: Vec<u32> = jobs.into_iter().map(|(_, slot)| slot).collect();
         let numbers = Numbers {
             families: Numbers::of(&families),
             backends: Numbers::of(&backends),
@@ -346,8 +348,8 @@ impl State {
             routes: routes.iter().map(|id| self.route_body(*id, &numbers)).collect(),
             customers: customers.iter().map(|id| self.customer_body(*id)).collect(),
             shares: self.share_bodies(&numbers),
-            jobs: jobs.iter().map(|slot| self.job_body(*slot, &numbers)).collect(),
-            retained: self.jobs.retained().map(|slot| numbers.jobs[slot as usize]).collect(),
+            jobs: jobs.iter().map(|slot| self.job_body(*slot, &self.jobs[*slot], &numbers)).collect(),
+            retained: self.jobs.retained().map(|(slot, job)| self.job_body(slot, job, &numbers)).collect(),
             leases: self.lease_bodies(&numbers),
             outbox: self.outbox.map(|record| settlement_body(record, &numbers)),
             prices: self.prices.clone(),
@@ -409,8 +411,7 @@ impl State {
         shares
     }
 
-    fn job_body(&self, slot: u32, numbers: &Numbers) -> JobBody {
-        let job = &self.jobs[slot];
+    fn job_body(&self, slot: u32, job: &Job, numbers: &Numbers) -> JobBody {
         let hot = job.hot;
         JobBody {
             id: job.id,

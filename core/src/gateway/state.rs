@@ -174,7 +174,7 @@ impl State {
         let job = self.jobs.remove(slot)?;
         let id = job.id;
         self.release(job.customer, job.route);
-        self.note(|_| Undo::JobRemoved { job: Box::new(job) });
+        self.note(|_| Undo::JobRemoved { job: slot, record: Box::new(job) });
         Some(id)
     }
 
@@ -212,9 +212,10 @@ impl State {
         edit(self.jobs[slot].extra_mut());
     }
 
+    /// Keeps an ended job for a while. It has another number from now on.
     pub(crate) fn retain_job(&mut self, slot: u32) {
         self.jobs.retain(slot);
-        self.note(|_| Undo::Retained);
+        self.note(|_| Undo::Retained { job: slot });
     }
 
     // --- The queue ---

@@ -21,12 +21,12 @@ use crate::time::{GpuNanos, Timestamp};
 #[derive(Debug)]
 pub(crate) enum Undo {
     JobInserted { job: u32 },
-    JobRemoved { job: Box<Job> },
+    JobRemoved { job: u32, record: Box<Job> },
     JobHot { job: u32, hot: JobHot },
     JobKey { job: u32, key: Key },
     JobExtra { job: u32, extra: Option<Box<Extra>> },
     JobContent { job: u32, content: Content },
-    Retained,
+    Retained { job: u32 },
     Pushed { job: u32, share: Option<Share> },
     Removed { job: u32, removed: Box<Removed> },
     Readied { job: u32, ready: bool },
@@ -104,14 +104,15 @@ impl State {
                     self.count_customer(job.customer, Some(job.hot.state), None);
                 }
             }
-            Undo::JobRemoved { job } => {
-                self.jobs.insert(*job);
-            }
+            Undo::JobRemoved { job, record } => self.jobs.unremove(job, *record),
             Undo::JobHot { job, hot } => self.set_hot(job, hot),
             Undo::JobKey { job, key } => self.jobs[job].key = key,
             Undo::JobExtra { job, extra } => self.jobs[job].extra = extra,
             Undo::JobContent { job, content } => self.jobs[job].content = content,
-            Undo::Retained => self.jobs.unretain(),
+            Undo::Retained { job } => {
+                let slot = self.jobs.unretain();
+                debug_assert_eq!(slot, Some(job), "slots are given in the order they were freed");
+            }
             Undo::Pushed { job, share } => {
                 let route = self.jobs[job].route;
                 self.places.unpush(job, share);

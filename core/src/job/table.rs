@@ -127,25 +127,26 @@ pub(crate) struct TableLimits {
 
 #[derive(Debug)]
 pub(crate) struct JobTable {
-    jobs: Slab<Job>,
+    records: Records,
     index: HashTable<u32>,
     idempotency: HashTable<u32>,
-    /// Ended jobs in order of their end, which is the order in which they leave: all are kept equally long.
-    retained: VecDeque<Retained>,
     counts: [u32; 5],
-    /// Whether a record left since the retained were last looked at.
+    /// Whether a record left since the front of the ended ones was last looked at.
     removed: bool,
     pub(crate) timers: Timers,
     hasher: KeyHasher,
     limits: TableLimits,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Retained {
-    pub(crate) expires: Timestamp,
-    pub(crate) slot: u32,
-    /// Tells the job from a later one in the same slot, even one of the same id.
-    pub(crate) sequence: u64,
+/// Where jobs lie: those that live in places that are used again, ended ones in line, in the order of their end. That is
+/// the order in which they leave, as all are kept equally long, and so memory is walked through and not jumped about in.
+#[derive(Debug)]
+struct Records {
+    live: Slab<Job>,
+    /// A job that left from between others has no outcome any more, see [`Job::has_left`].
+    ended: VecDeque<Job>,
+    /// How many have left the front of the line; wraps at [`ENDED`].
+    passed: u32,
 }
 
 impl JobHot {
@@ -191,6 +192,11 @@ impl Job {
         self.extra.as_ref().and_then(|extra| extra.idempotency.as_ref())
     }
 
+    /// Whether the record left and only its gap is still in line: an ended job has an outcome.
+    fn has_left(&self) -> bool {
+        self.hot.state.is_terminal() && self.outcome().is_none()
+    }
+
     /// When it first entered a terminal state.
     pub(crate) fn finished(&self) -> Option<Timestamp> {
         self.hot.state.is_terminal().then_some(self.hot.since)
@@ -202,13 +208,40 @@ impl Job {
     }
 }
 
+impl Records {
+    /// The number of the ended job at `index`.
+    fn number(&self, index: usize) -> u32 {
+        self.passed.wrapping_add(index as u32) | ENDED
+    }
+
+    fn ended_index(&self, number: u32) -> usize {
+        (number.wrapping_sub(self.passed) & !ENDED) as usize
+    }
+}
+
+impl Index<u32> for Records {
+    type Output = Job;
+
+    #[inline]
+    fn index(&self, number: u32) -> &Job {
+        if number < ENDED { &self.live[number as usize] } else { &self.ended[self.ended_index(number)] }
+    }
+}
+
+impl IndexMut<u32> for Records {
+    #[inline]
+    fn index_mut(&mut self, number: u32) -> &mut Job {
+        let index = self.ended_index(number);
+        if number < ENDED { &mut self.live[number as usize] } else { &mut self.ended[index] }
+    }
+}
+
 impl JobTable {
     pub(crate) fn new(limits: TableLimits) -> Self {
         Self {
-            jobs: Slab::new(),
+            records: Records { live: Slab::new(), ended: VecDeque::new(), passed: 0 },
             index: HashTable::new(),
             idempotency: HashTable::new(),
-            retained: VecDeque::new(),
             counts: [0; 5],
             removed: false,
             timers: Timers::new(),
@@ -218,13 +251,13 @@ impl JobTable {
     }
 
     pub(crate) fn find(&self, id: JobId) -> Option<u32> {
-        self.index.find(self.hash_id(id), |slot| self.jobs[*slot as usize].id == id).copied()
+        self.index.find(self.hasher.hash(&id), |slot| self.records[*slot].id == id).copied()
     }
 
     pub(crate) fn find_key(&self, customer: u32, key: &str) -> Option<u32> {
-        let hash = hash_key(&self.hasher, customer, key);
+        let hash = self.hasher.hash(&(customer, key));
         let found = self.idempotency.find(hash, |slot| {
-            let job = &self.jobs[*slot as usize];
+            let job = &self.records[*slot];
             job.customer == customer && job.idempotency().is_some_and(|own| &*own.key == key)
         });
         found.copied()
@@ -233,82 +266,113 @@ impl JobTable {
     /// Adds a job whose id and idempotency key are not there yet.
     pub(crate) fn insert(&mut self, job: Job) -> u32 {
         debug_assert!(self.find(job.id).is_none(), "a job id stands for one job");
-        let hash = self.hash_id(job.id);
-        let key = job.idempotency().map(|own| hash_key(&self.hasher, job.customer, &own.key));
         self.counts[job.hot.state as usize] += 1;
-        let slot = self.jobs.insert(job) as u32;
-        let Self { jobs, index, idempotency, hasher, .. } = self;
-        index.insert_unique(hash, slot, |slot| hasher.hash(&jobs[*slot as usize].id));
-        if let Some(hash) = key {
-            idempotency.insert_unique(hash, slot, |slot| {
-                let job = &jobs[*slot as usize];
-                job.idempotency().map_or(0, |own| hash_key(hasher, job.customer, &own.key))
-            });
-        }
+        // Memory ends long before 2^31 live jobs.
+        let slot = self.records.live.insert(job) as u32;
+        self.enter(slot);
         slot
     }
 
-    /// Takes a job's record out. Its entry among the retained, if it has one, is passed over later.
+    /// Makes a record be found.
+    fn enter(&mut self, slot: u32) {
+        let Self { records, index, idempotency, hasher, .. } = self;
+        let job = &records[slot];
+        index.insert_unique(hasher.hash(&job.id), slot, |slot| hasher.hash(&records[*slot].id));
+        if let Some(hash) = hash_key(hasher, job) {
+            idempotency.insert_unique(hash, slot, |slot| hash_key(hasher, &records[*slot]).unwrap_or(0));
+        }
+    }
+
+    /// Takes a job's record out. An ended one leaves a gap, which closes when it comes to the front.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Job> {
-        let job = self.jobs.try_remove(slot as usize)?;
-        let hash = self.hash_id(job.id);
+        let job = if slot < ENDED {
+            self.records.live.try_remove(slot as usize)?
+        } else {
+            let index = self.records.ended_index(slot);
+            let job = self.records.ended.get_mut(index).filter(|job| !job.has_left())?;
+            let gap = Job { content: Content::Payload(Payload::EMPTY), extra: None, ..*job };
+            core::mem::replace(job, gap)
+        };
+        let hash = self.hasher.hash(&job.id);
         if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
             entry.remove();
         }
-        if let Some(own) = job.idempotency() {
-            let hash = hash_key(&self.hasher, job.customer, &own.key);
+        if let Some(hash) = hash_key(&self.hasher, &job) {
             if let Ok(entry) = self.idempotency.find_entry(hash, |other| *other == slot) {
                 entry.remove();
             }
         }
         self.counts[job.hot.state as usize] -= 1;
-        self.timers.disarm(slot);
+        if slot < ENDED {
+            self.timers.disarm(slot);
+        }
         self.removed = true;
         Some(job)
     }
 
-    pub(crate) fn get(&self, slot: u32) -> Option<&Job> {
-        self.jobs.get(slot as usize)
+    /// Undoes the removal of an ended job, when everything since has been undone.
+    pub(crate) fn unremove(&mut self, slot: u32, job: Job) {
+        debug_assert!(self.records[slot].has_left(), "its gap is still there");
+        self.counts[job.hot.state as usize] += 1;
+        self.records[slot] = job;
+        self.enter(slot);
     }
 
     /// Replaces what a transition changes. The only way a job's state changes, so that the counts cannot drift.
     pub(crate) fn set_hot(&mut self, slot: u32, hot: JobHot) {
-        let job = &mut self.jobs[slot as usize];
+        let job = &mut self.records[slot];
         self.counts[job.hot.state as usize] -= 1;
         self.counts[hot.state as usize] += 1;
         job.hot = hot;
     }
 
-    /// Keeps an ended job until its time is over.
+    /// Keeps an ended job until its time is over. It is moved and has another number from now on.
     pub(crate) fn retain(&mut self, slot: u32) {
-        let job = &self.jobs[slot as usize];
-        let expires = job.hot.since + self.limits.retain_for;
-        let sequence = job.key.sequence();
-        self.retained.push_back(Retained { expires, slot, sequence });
+        let number = self.records.number(self.records.ended.len());
+        if let Some(job) = self.records.live.try_remove(slot as usize) {
+            self.renumber(&job, slot, number);
+            self.records.ended.push_back(job);
+        }
     }
 
-    /// Undoes the latest [`JobTable::retain`].
-    pub(crate) fn unretain(&mut self) {
-        self.retained.pop_back();
+    /// Undoes the latest [`JobTable::retain`]. Returns the number the job has again.
+    pub(crate) fn unretain(&mut self) -> Option<u32> {
+        let job = self.records.ended.pop_back()?;
+        let number = self.records.number(self.records.ended.len());
+        let slot = self.records.live.vacant_key() as u32;
+        self.renumber(&job, number, slot);
+        self.records.live.insert(job);
+        Some(slot)
+    }
+
+    fn renumber(&mut self, job: &Job, old: u32, new: u32) {
+        if let Some(entry) = self.index.find_mut(self.hasher.hash(&job.id), |slot| *slot == old) {
+            *entry = new;
+        }
+        if let Some(hash) = hash_key(&self.hasher, job) {
+            if let Some(entry) = self.idempotency.find_mut(hash, |slot| *slot == old) {
+                *entry = new;
+            }
+        }
     }
 
     /// The ended job that leaves next, and when. The last instant is never.
     #[inline]
     pub(crate) fn next_to_leave(&self) -> Option<(Timestamp, u32)> {
-        let front = self.retained.front()?;
-        (front.expires < Timestamp::MAX).then_some((front.expires, front.slot))
+        let expires = self.records.ended.front()?.hot.since + self.limits.retain_for;
+        (expires < Timestamp::MAX).then_some((expires, self.records.number(0)))
     }
 
     /// The ended job that has to make room, while more are kept than may be.
     #[inline]
     pub(crate) fn surplus(&self) -> Option<u32> {
-        let front = self.retained.front().filter(|_| self.terminal() > self.limits.retained_max);
-        front.map(|front| front.slot)
+        (self.terminal() > self.limits.retained_max).then(|| self.records.number(0))
     }
 
     /// Ended jobs that are kept, the first to leave first.
-    pub(crate) fn retained(&self) -> impl Iterator<Item = u32> + '_ {
-        self.retained.iter().filter(|entry| self.is_retained(entry)).map(|entry| entry.slot)
+    pub(crate) fn retained(&self) -> impl Iterator<Item = (u32, &Job)> + '_ {
+        let numbered = self.records.ended.iter().enumerate();
+        numbered.filter(|(_, job)| !job.has_left()).map(|(index, job)| (self.records.number(index), job))
     }
 
     pub(crate) fn count(&self, state: JobState) -> u32 {
@@ -324,8 +388,14 @@ impl JobTable {
         self.count(JobState::Queued) + self.count(JobState::Running)
     }
 
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &Job)> {
-        self.jobs.iter().map(|(slot, job)| (slot as u32, job))
+        self.live_jobs().chain(self.retained())
+    }
+
+    /// Jobs that have not ended.
+    pub(crate) fn live_jobs(&self) -> impl Iterator<Item = (u32, &Job)> {
+        self.records.live.iter().map(|(slot, job)| (slot as u32, job))
     }
 
     /// The job's deadlines as they stand in its present state; [`Timestamp::MAX`] where a clock does not run.
@@ -345,27 +415,20 @@ impl JobTable {
 
     /// Bytes held for jobs without what they box, for measuring.
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.jobs.capacity() * (size_of::<Job>() + size_of::<usize>() / 8)
-            + (self.index.capacity() + self.idempotency.capacity()) * 5
-            + self.retained.capacity() * size_of::<Retained>()
+        (self.records.live.capacity() + self.records.ended.capacity()) * size_of::<Job>()
+            + self.index.allocation_size()
+            + self.idempotency.allocation_size()
     }
 
-    /// Forgets entries at the front whose job left by itself, so that the front tells the truth.
+    /// Closes the gap at the front that removed records leave, so that the front tells the truth.
     pub(crate) fn drop_stale_front(&mut self) {
         if !core::mem::take(&mut self.removed) {
             return;
         }
-        while self.retained.front().is_some_and(|entry| !self.is_retained(entry)) {
-            self.retained.pop_front();
+        while self.records.ended.front().is_some_and(Job::has_left) {
+            self.records.ended.pop_front();
+            self.records.passed = self.records.passed.wrapping_add(1) & !ENDED;
         }
-    }
-
-    fn is_retained(&self, entry: &Retained) -> bool {
-        self.get(entry.slot).is_some_and(|job| job.key.sequence() == entry.sequence && job.hot.state.is_terminal())
-    }
-
-    fn hash_id(&self, id: JobId) -> u64 {
-        self.hasher.hash(&id)
     }
 }
 
@@ -373,19 +436,22 @@ impl Index<u32> for JobTable {
     type Output = Job;
 
     fn index(&self, slot: u32) -> &Job {
-        &self.jobs[slot as usize]
+        &self.records[slot]
     }
 }
 
 impl IndexMut<u32> for JobTable {
     fn index_mut(&mut self, slot: u32) -> &mut Job {
-        &mut self.jobs[slot as usize]
+        &mut self.records[slot]
     }
 }
 
-fn hash_key(hasher: &KeyHasher, customer: u32, key: &str) -> u64 {
-    hasher.hash(&(customer, key))
+fn hash_key(hasher: &KeyHasher, job: &Job) -> Option<u64> {
+    job.idempotency().map(|own| hasher.hash(&(job.customer, &*own.key)))
 }
+
+/// Numbers from here on are those of ended jobs.
+const ENDED: u32 = 1 << 31;
 
 /// A job that does not run.
 pub(crate) const NO_LEASE: u32 = u32::MAX;
@@ -404,8 +470,11 @@ impl JobTable {
             assert_eq!(job.hot.state == JobState::Running, job.hot.lease != NO_LEASE, "a lease exactly while running");
         }
         assert_eq!(counts, self.counts, "states sum to jobs");
-        assert_eq!(self.index.len(), self.jobs.len());
+        assert_eq!(self.index.len(), self.iter().count());
+        assert!(self.records.live.iter().all(|(_, job)| !job.hot.state.is_terminal()), "ended jobs are in line");
         assert_eq!(self.retained().count(), self.terminal() as usize, "each ended job is kept once");
-        assert!(self.retained.iter().zip(self.retained.iter().skip(1)).all(|(a, b)| a.expires <= b.expires));
+        assert!(self.records.ended.front().is_none_or(|job| !job.has_left()), "the front tells the truth");
+        let ends = self.records.ended.iter().map(|job| job.hot.since);
+        assert!(ends.is_sorted(), "in the order of their end");
     }
 }
