@@ -163,9 +163,9 @@ impl Builder {
         for ShareBody { customer, family, lane, finish } in shares {
             let customer = *self.customers.get(customer as usize).ok_or_else(|| corrupt("shares"))?;
             ensure((family as usize) < families && (lane as usize) < LANES, "shares")?;
-            let share = Share { customer, pool: family, lane, finish };
+            let share = Share::new(customer, family, lane, finish);
             ensure(share.is_sound(), "shares")?;
-            self.state.places.set_share(share);
+            self.state.places.restore_share(share);
         }
         Ok(())
     }

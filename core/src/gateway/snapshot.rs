@@ -402,8 +402,8 @@ impl State {
     fn share_bodies(&self, numbers: &Numbers) -> Vec<ShareBody> {
         let told = self.places.shares().map(|share| ShareBody {
             customer: numbers.customers[share.customer as usize],
-            family: numbers.families[share.pool as usize],
-            lane: share.lane,
+            family: numbers.families[share.pool() as usize],
+            lane: share.lane(),
             finish: share.finish,
         });
         let mut shares: Vec<ShareBody> = told.collect();

@@ -3,8 +3,10 @@
 mod fair;
 mod places;
 mod rank;
+mod shares;
 
 pub use fair::{FairQueue, FairQueueConfig, Ticket};
-pub(crate) use places::{Entrant, LANES, Places, Removed, SEQUENCE_MAX, Share, TAG_MAX, stride};
+pub(crate) use places::{Entrant, LANES, Places, Removed, SEQUENCE_MAX, TAG_MAX, stride};
 pub use places::{Key, Ordering};
 pub use rank::{RankIter, RankTree, TreeId};
+pub(crate) use shares::Share;

@@ -24,6 +24,7 @@ use alloc::vec::Vec;
 use hashbrown::HashTable;
 
 use super::rank::{RankTree, TreeId};
+use super::shares::{Share, Shares};
 use crate::hashing::KeyHasher;
 
 /// How customers of one lane follow each other.
@@ -58,16 +59,6 @@ pub(crate) struct Entrant {
     pub(crate) held: bool,
 }
 
-/// What a customer had been given before an item was pushed: the inverse of [`Places::push`] needs it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
-    pub(crate) customer: u32,
-    pub(crate) pool: u32,
-    pub(crate) lane: u8,
-    /// Virtual time at which the customer's next item may start.
-    pub(crate) finish: u128,
-}
-
 /// An item taken out of the queue, with all that [`Places::unremove`] needs to put it back as if it had never left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Removed {
@@ -90,16 +81,10 @@ pub(crate) struct Places {
     ordering: Ordering,
     tree: RankTree,
     routes: Vec<RouteQueue>,
-    /// Virtual time per pool and lane.
-    clocks: Vec<[u128; LANES]>,
+    shares: Shares,
     nodes: Vec<Node>,
     /// The head of each flow.
     flows: HashTable<u32>,
-    accounts: HashTable<Share>,
-    /// Where the search for accounts that say nothing any more goes on.
-    sweep: usize,
-    /// Accounts to look at for those that were opened since.
-    sweep_due: usize,
     hasher: KeyHasher,
 }
 
@@ -165,12 +150,9 @@ impl Places {
             ordering,
             tree: RankTree::new(),
             routes: Vec::new(),
-            clocks: Vec::new(),
+            shares: Shares::new(seed),
             nodes: Vec::new(),
             flows: HashTable::new(),
-            accounts: HashTable::new(),
-            sweep: 0,
-            sweep_due: 0,
             hasher: KeyHasher::new(seed),
         }
     }
@@ -181,9 +163,7 @@ impl Places {
             let tree = self.tree.new_tree();
             self.routes.push(RouteQueue { tree, pool: NONE, first: None });
         }
-        while self.clocks.len() <= pool as usize {
-            self.clocks.push([0; LANES]);
-        }
+        self.shares.open_pool(pool);
         debug_assert!(self.len(route) == 0, "a route changes its pool while empty");
         self.routes[route as usize].pool = pool;
     }
@@ -199,12 +179,14 @@ impl Places {
             Ordering::Fifo => (0, None),
             Ordering::Fair => {
                 let pool = self.routes[route as usize].pool;
-                let now = self.clocks[pool as usize][lane as usize];
-                let in_line = head.map_or(0, |head| self.tail_key(head).tag() + 1);
-                let share = self.open_account(customer, pool, lane);
+                let (share, now) = self.shares.open(customer, pool, lane);
                 let before = *share;
-                let start = before.finish.max(now).max(in_line);
-                share.finish = start.saturating_add(stride(cost, weight)).min(TAG_MAX);
+                let mut start = before.finish.max(now);
+                if start < before.beyond() {
+                    // Only then: finding the tail takes memory that nobody touched lately.
+                    start = start.max(head.map_or(0, |head| tail_key(&self.tree, &self.nodes, head).tag() + 1));
+                }
+                share.move_to(start.saturating_add(stride(cost, weight)).min(TAG_MAX));
                 (start, Some(before))
             }
         };
@@ -238,6 +220,10 @@ impl Places {
     /// Puts a listed item back behind its flow's tail: for restoring, in key order.
     pub(crate) fn relist(&mut self, item: u32, customer: u32, route: u32, key: Key) {
         self.append(item, customer, route, key, self.head(customer, route, key.lane()));
+        if self.ordering == Ordering::Fair {
+            let pool = self.routes[route as usize].pool;
+            self.shares.note_in_line(customer, pool, key.lane(), key.tag());
+        }
     }
 
     /// Whether an item stands in its flow's list. If not, it came back to a place it had, and is ready on its own.
@@ -299,22 +285,18 @@ impl Places {
     /// Tells that a place was served: the virtual time of its lane goes on to its start tag. Returns what it was before.
     pub(crate) fn serve(&mut self, route: u32, key: Key) -> u128 {
         let pool = self.routes[route as usize].pool;
-        let clock = &mut self.clocks[pool as usize][key.lane() as usize];
-        let before = *clock;
-        *clock = before.max(key.tag());
+        let before = self.shares.clock(pool, key.lane());
+        self.shares.set_clock(pool, key.lane(), before.max(key.tag()));
         before
     }
 
     /// Sets the virtual time of a pool's lane: the inverse of [`Places::serve`], and for restoring.
     pub(crate) fn set_clock(&mut self, pool: u32, lane: u8, time: u128) {
-        while self.clocks.len() <= pool as usize {
-            self.clocks.push([0; LANES]);
-        }
-        self.clocks[pool as usize][lane as usize] = time;
+        self.shares.set_clock(pool, lane, time);
     }
 
     pub(crate) fn clock(&self, pool: u32, lane: u8) -> u128 {
-        self.clocks.get(pool as usize).map_or(0, |lanes| lanes[lane as usize])
+        self.shares.clock(pool, lane)
     }
 
     /// Replaces the expected cost of an item by what it took, which is nothing for one that leaves unserved: the customer's
@@ -331,35 +313,22 @@ impl Places {
         if self.ordering == Ordering::Fifo || expected == actual {
             return None;
         }
-        let now = self.clocks[pool as usize][lane as usize];
-        if actual > expected {
-            let share = self.open_account(customer, pool, lane);
-            let before = *share;
-            if share.finish <= now {
-                // A share that has been overtaken equals none, however long it is still kept.
-                share.finish = now;
-            }
-            share.finish = share.finish.saturating_add(actual - expected).min(TAG_MAX);
-            return Some(before);
-        }
-        let hash = self.hash(customer, pool, lane);
-        let share = self.accounts.find_mut(hash, |share| share.is_of(customer, pool, lane))?;
-        if share.finish <= now {
-            return None;
-        }
-        let before = *share;
-        share.finish = share.finish.saturating_sub(expected - actual);
-        Some(before)
+        self.shares.correct(customer, pool, lane, expected, actual)
     }
 
-    /// Sets a customer's share: the inverse of a push or a correction, and for restoring.
+    /// Sets a customer's share: the inverse of a push or a correction.
     pub(crate) fn set_share(&mut self, share: Share) {
-        *self.open_account(share.customer, share.pool, share.lane) = share;
+        self.shares.set(share);
+    }
+
+    /// Sets where a customer's next item may start, for restoring.
+    pub(crate) fn restore_share(&mut self, share: Share) {
+        self.shares.open(share.customer, share.pool(), share.lane()).0.move_to(share.finish);
     }
 
     /// Shares that still say something: those ahead of their lane's virtual time. In no fixed order.
     pub(crate) fn shares(&self) -> impl Iterator<Item = Share> + '_ {
-        self.accounts.iter().filter(|share| self.tells(share)).copied()
+        self.shares.iter()
     }
 
     /// Forgets what a customer was given. For one that left.
@@ -367,14 +336,7 @@ impl Places {
     /// # Complexity
     /// O(pools).
     pub(crate) fn forget_customer(&mut self, customer: u32) {
-        for pool in 0..self.clocks.len() as u32 {
-            for lane in 0..LANES as u8 {
-                let hash = self.hash(customer, pool, lane);
-                if let Ok(account) = self.accounts.find_entry(hash, |share| share.is_of(customer, pool, lane)) {
-                    account.remove();
-                }
-            }
-        }
+        self.shares.forget_customer(customer);
     }
 
     /// Forgets a pool's virtual time and what customers were given there. For one without items, before its number is
@@ -383,10 +345,13 @@ impl Places {
     /// # Complexity
     /// O(shares of all pools).
     pub(crate) fn close_pool(&mut self, pool: u32) {
-        self.accounts.retain(|share| share.pool != pool);
-        if let Some(clocks) = self.clocks.get_mut(pool as usize) {
-            *clocks = [0; LANES];
-        }
+        self.shares.close_pool(pool);
+    }
+
+    /// Drops some of the shares that say nothing any more, see [`Shares::sweep`].
+    #[inline]
+    pub(crate) fn sweep(&mut self) {
+        self.shares.sweep();
     }
 
     /// Takes away or gives back an item's chance to be served; its place stays.
@@ -440,7 +405,7 @@ impl Places {
         self.tree.memory_bytes()
             + self.nodes.capacity() * size_of::<Node>()
             + self.flows.allocation_size()
-            + self.accounts.allocation_size()
+            + self.shares.memory_bytes()
     }
 
     /// Puts an item behind the tail of the flow with that head, or makes it a flow of its own.
@@ -448,7 +413,9 @@ impl Places {
         let lane = key.lane();
         let previous = match head {
             // Only an aged item can be older than the tail, where tags do not tell them apart: it stands on its own.
-            Some(head) if self.tail_key(head) > key => return self.restore(item, customer, route, key, true),
+            Some(head) if tail_key(&self.tree, &self.nodes, head) > key => {
+                return self.restore(item, customer, route, key, true);
+            }
             Some(head) => {
                 let tail = core::mem::replace(&mut self.nodes[head as usize].previous, item);
                 self.nodes[tail as usize].next = item;
@@ -500,10 +467,6 @@ impl Places {
         }
     }
 
-    fn tail_key(&self, head: u32) -> Key {
-        Key(self.tree.key(self.nodes[head as usize].previous).unwrap_or_default())
-    }
-
     fn offer_first(&mut self, route: u32, key: Key, item: u32) {
         let first = &mut self.routes[route as usize].first;
         if first.is_none_or(|(least, _)| key < least) {
@@ -516,39 +479,6 @@ impl Places {
             self.nodes.resize(item as usize + 1, node);
         }
         self.nodes[item as usize] = node;
-    }
-
-    fn open_account(&mut self, customer: u32, pool: u32, lane: u8) -> &mut Share {
-        let hash = self.hash(customer, pool, lane);
-        let Self { accounts, hasher, sweep_due, .. } = self;
-        let account = accounts.entry(hash, |share| share.is_of(customer, pool, lane), |share| share.hash(hasher));
-        let account = account.or_insert_with(|| {
-            *sweep_due += 2;
-            Share { customer, pool, lane, finish: 0 }
-        });
-        account.into_mut()
-    }
-
-    /// Looks at two places of the table per new account and drops those that say nothing any more, so that it stays within
-    /// a few times what is needed: it is looked through once while half of it could be filled. Nobody can tell: an account at or behind its lane's virtual time equals none. Not to be called
-    /// while something may yet be undone: a virtual time that goes back makes such an account tell again.
-    #[inline]
-    pub(crate) fn sweep(&mut self) {
-        for _ in 0..core::mem::take(&mut self.sweep_due) {
-            if self.sweep >= self.accounts.num_buckets() {
-                self.sweep = 0;
-            }
-            if self.accounts.get_bucket(self.sweep).is_some_and(|share| !self.tells(share)) {
-                if let Ok(account) = self.accounts.get_bucket_entry(self.sweep) {
-                    account.remove();
-                }
-            }
-            self.sweep += 1;
-        }
-    }
-
-    fn tells(&self, share: &Share) -> bool {
-        share.finish > self.clocks[share.pool as usize][share.lane as usize]
     }
 
     fn hash(&self, customer: u32, place: u32, lane: u8) -> u64 {
@@ -577,6 +507,9 @@ impl Places {
                 assert!(last.is_none_or(|last| last < key), "a flow is in key order");
                 last = Some(key);
                 if node.next == NONE {
+                    let beyond = self.shares.beyond(customer, self.routes[route as usize].pool, lane);
+                    let bounded = self.ordering == Ordering::Fifo || Key(key).tag() < beyond || beyond >= TAG_MAX;
+                    assert!(bounded, "the next of a customer stands behind its last");
                     assert_eq!(item, tail, "the last of a flow is its tail");
                     break;
                 }
@@ -587,24 +520,7 @@ impl Places {
             let ready = self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key(key), item));
             assert_eq!(queue.first, ready, "first of route {route}");
         }
-        for share in &self.accounts {
-            assert!(share.is_sound(), "a share within virtual time");
-        }
-    }
-}
-
-impl Share {
-    /// Whether pushes and corrections can have led to it.
-    pub(crate) fn is_sound(&self) -> bool {
-        self.finish <= TAG_MAX
-    }
-
-    fn is_of(&self, customer: u32, pool: u32, lane: u8) -> bool {
-        self.customer == customer && self.pool == pool && self.lane == lane
-    }
-
-    fn hash(&self, hasher: &KeyHasher) -> u64 {
-        hash_triple(hasher, self.customer, self.pool, self.lane)
+        self.shares.check_invariants();
     }
 }
 
@@ -616,6 +532,10 @@ impl Node {
     fn hash(&self, hasher: &KeyHasher) -> u64 {
         hash_triple(hasher, self.customer, self.route, self.lane)
     }
+}
+
+fn tail_key(tree: &RankTree, nodes: &[Node], head: u32) -> Key {
+    Key(tree.key(nodes[head as usize].previous).unwrap_or_default())
 }
 
 /// Virtual time an item of this cost takes from a customer of this weight: at least one tick, so that order of arrival
