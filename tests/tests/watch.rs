@@ -254,7 +254,8 @@ fn look(rig: &Rig, watch: &mut Watch, last: &mut Option<(WatchEvent, u32)>) -> R
         WatchStep::Event(event) => {
             prop_assert!(!ended, "{:?} after the end", event);
             let version = view.as_ref().map_or(u32::MAX, |view| view.version);
-            prop_assert_ne!(last.as_ref(), Some(&(event.clone(), version)), "told twice");
+            let seen = (event.clone(), version);
+            prop_assert_ne!(last.as_ref(), Some(&seen), "told twice");
             match (&event, view) {
                 (WatchEvent::Gone, view) => prop_assert_eq!(view, None),
                 (WatchEvent::Queued { position }, Some(view)) => prop_assert_eq!(view.position, Some(*position)),
