@@ -2,6 +2,10 @@
 
 CARGO ?= cargo
 RUSTC ?= rustc
+PYTHON ?= python3
+
+# Where Python's environments are built: one to make the wheel, a fresh one for each run of its tests, one for the peers.
+PY := target/python
 
 # Machines without an operating system that core has to build for, where their library is installed.
 BARE_TARGETS := thumbv7em-none-eabihf wasm32-unknown-unknown
@@ -34,7 +38,7 @@ demo: ## Replay two hours of traffic and write a report: target/demo.html
 	@printf '\nthe report: file://%s\n' '$(CURDIR)/target/demo.html'
 
 .PHONY: test
-test: skipped-none test-workspace test-features test-no-std ## Run every test, and say at the end what could not run
+test: skipped-none test-workspace test-features test-no-std test-python ## Run every test, and say at the end what could not run
 	@if test -s $(SKIPPED); then \
 		printf '\nmake test: passed, except for what this machine cannot check:\n'; sed 's/^/  /' $(SKIPPED); \
 	else printf '\nmake test: passed, nothing skipped\n'; fi
@@ -45,6 +49,11 @@ lint: lint-format lint-clippy lint-docs lint-rules ## Check format, lints, docum
 .PHONY: bench
 bench: ## Measure against the peers, side by side in one run
 	$(CARGO) run$(LOCKED) --release -p libgateway-tests --features bench --bin bench
+
+.PHONY: wheel
+wheel: $(PY)/build/.ready ## Build the Python wheel: target/wheels
+	@rm -rf target/wheels
+	cd bindings-python && "$(CURDIR)/$(PY)/build/bin/maturin" build --release$(LOCKED) --out ../target/wheels -i "$(PYTHON)"
 
 .PHONY: bench-instructions
 bench-instructions: ## Count instructions of the main rows: steadier than time, needs valgrind
@@ -96,6 +105,33 @@ test-no-std:
 				"$$target" "$$target" | tee -a $(SKIPPED); \
 		fi; \
 	done
+
+# The wheel in a fresh environment of its own, as a user has it: unit, property, conformance and example tests, doctests,
+# stubs and types.
+.PHONY: test-python
+test-python: ## Build the Python wheel and test it in a fresh environment
+	@mkdir -p $(PY)
+	@if ! "$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
+		printf 'skipped: python (%s is not Python 3.10 or newer with venv: apt-get install python3-venv)\n' "$(PYTHON)" \
+			| tee -a $(SKIPPED); \
+	elif ! $(MAKE) $(PY)/build/.ready && test "$(CI)" != true; then \
+		printf 'skipped: python (maturin could not be installed from PyPI)\n' | tee -a $(SKIPPED); \
+	else \
+		$(MAKE) wheel && $(CARGO) build$(LOCKED) -p libgateway-examples --bin script && $(MAKE) test-python-wheel; \
+	fi
+
+.PHONY: test-python-wheel
+test-python-wheel:
+	@rm -rf $(PY)/test && "$(PYTHON)" -m venv $(PY)/test
+	$(PY)/test/bin/pip install -q --disable-pip-version-check -r tests/python/requirements.txt target/wheels/*.whl
+	cd tests/python && GATEWAY_SCRIPT="$(CURDIR)/target/debug/script" "$(CURDIR)/$(PY)/test/bin/python" -m pytest -q
+	cd $(PY) && "$(CURDIR)/$(PY)/test/bin/python" -m pytest -q -p no:cacheprovider --doctest-modules --pyargs libgateway
+
+$(PY)/build/.ready: bindings-python/requirements.txt
+	@mkdir -p $(PY)
+	"$(PYTHON)" -m venv $(PY)/build
+	$(PY)/build/bin/pip install -q --disable-pip-version-check -r bindings-python/requirements.txt
+	@touch $@
 
 # The parts of `make lint`.
 

@@ -1,0 +1,244 @@
+"""The gateway as Python sees it: the machine of ``_native``, with blocks, transactions and waiting for asyncio."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, overload
+
+from . import _native
+from ._native import JobId, Lease, Settlement
+from .aio import Events, Hub, Leases, Outcomes
+from .transaction import Transaction
+from .values import Batch, Outcome
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from typing import Callable
+
+    from ._native import Route
+    from .values import Moment
+
+
+class Gateway(_native.Gateway):
+    """A GPU gateway's decisions: who may enter, who runs next and where, what happens when that fails, what it costs.
+
+    Every call is atomic and safe from any thread. ``backends``, ``customers`` (a policy for each name) and ``prices`` are put
+    in force at once; all other arguments are limits and policies, see ``docs/commands.md`` for what each means. ``seed`` is
+    random unless given. ``clock`` is called for the time where ``now_ns`` is not given: nanoseconds since the Unix epoch.
+
+    Waiting is for asyncio: ``async for lease in gateway.leases()``, ``await gateway.result(job)``,
+    ``async for event in gateway.watch(job)``, ``async with gateway.transaction()``.
+    """
+
+    __slots__ = ("_hub", "__weakref__")
+    _hub: Hub
+
+    @property
+    def _waiters(self) -> Hub:
+        try:
+            return self._hub
+        except AttributeError:
+            self._hub = Hub(self)
+            return self._hub
+
+    @property
+    def waiting(self) -> int:
+        """How many tasks wait for a lease, a result, an event or a change."""
+        return len(self._waiters)
+
+    def _wake(self) -> None:
+        self._waiters.poke()
+
+    @classmethod
+    def restore(cls, snapshot: bytes, *, clock: Callable[[], int] | None = None) -> Gateway:
+        """The gateway that ``snapshot`` describes.
+
+        >>> gateway = Gateway()
+        >>> Gateway.restore(gateway.snapshot()).digest() == gateway.digest()
+        True
+        """
+        return cls(snapshot=snapshot, clock=clock)
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | Mapping[str, Any],
+        *,
+        clock: Callable[[], int] | None = None,
+        now_ns: Moment | None = None,
+    ) -> Gateway:
+        """A gateway with a configuration as the first line of a log has it: JSON text, or the same as a dict.
+
+        >>> json.loads(Gateway.from_config({"jobs_max": 10}).config_json)["jobs_max"]
+        10
+        """
+        text = config if isinstance(config, str) else json.dumps(config)
+        return cls(config=text, clock=clock, now_ns=now_ns)
+
+    @overload
+    def apply(self, entry: str) -> str: ...
+    @overload
+    def apply(self, entry: Mapping[str, Any]) -> dict[str, Any]: ...
+    def apply(self, entry: str | Mapping[str, Any]) -> str | dict[str, Any]:
+        """Applies a command given as data, and returns the reply as data: JSON text for JSON text, a dict for a dict.
+
+        What is no command, or is refused, is answered by ``{"error": …}`` and changes nothing.
+
+        >>> gateway = Gateway(now_ns=5)
+        >>> gateway.apply('{"now":7,"command":{"advance":{}}}')
+        '{"advanced":{"handled":0,"now":7,"more":false,"leapt":null,"next_deadline":null}}'
+        >>> gateway.apply({"now": 7, "command": {"cancel": {"job": str(JobId(1))}}})["error"]["name"]
+        'unknown_job'
+        """
+        if isinstance(entry, str):
+            return self._apply_json(entry)
+        reply: dict[str, Any] = json.loads(self._apply_json(json.dumps(entry, separators=(",", ":"))))
+        return reply
+
+    def transaction(self, *, now_ns: Moment | None = None) -> Transaction:
+        """Several steps as one: gathered in the block, done together when it ends, or not at all.
+
+        >>> from libgateway import Backend, NotNowError
+        >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux"),
+        ...                             Backend("c", modality="image", family="wan")])
+        >>> job = gateway.submit("acme", "image/flux/dev/t2i")
+        >>> try:
+        ...     with gateway.transaction() as tx:
+        ...         first = tx.dispatch(route="image/flux/dev/t2i")
+        ...         second = tx.dispatch()
+        ... except NotNowError as error:
+        ...     error.code, gateway.stats().running, gateway.position(job)
+        ('not_now', 0, 0)
+        >>> with gateway.transaction() as tx:
+        ...     step = tx.dispatch()
+        >>> step.value.job == job
+        True
+        """
+        return Transaction(self, now_ns)
+
+    def lease(self, *, backend: str | None = None, route: str | Route | None = None) -> LeaseBlock:
+        """The next job, for a block: ``with`` gives a lease or ``None`` at once, ``async with`` waits for one.
+
+        The block ends the lease as it ends itself, see ``Lease``. With a ``backend`` the next job for that, with a ``route`` the
+        next of that.
+        """
+        return LeaseBlock(self, backend, route)
+
+    def leases(self, *, backend: str | None = None, route: str | Route | None = None) -> Leases:
+        """Leases as they come, for a worker: ``async for lease in gateway.leases(backend="flux-1"): with lease: …``.
+
+        Workers that ask for the same get theirs in the order in which they came.
+        """
+        return Leases(self, lambda: self._next_lease(backend, route), (backend, None if route is None else str(route)))
+
+    def _next_lease(self, backend: str | None, route: str | Route | None) -> Lease | None:
+        if backend is None:
+            return self.dispatch(route=route)
+        leases = self.dispatch_to(backend)
+        return leases[0] if leases else None
+
+    async def result(self, job: JobId | str) -> Outcome:
+        """Waits for the end of a job and returns how it ended. Raises ``UnknownJobError`` where it is not known (any more)."""
+        return await Outcomes(self, _job_id(job)).wait()
+
+    def watch(self, job: JobId | str) -> Events:
+        """What happens to a job: its present state first, then only changes, always an end."""
+        return Events(self, _job_id(job))
+
+    async def changed(self) -> None:
+        """Waits until something has changed that may help somebody."""
+        before = self.changes
+        await self._waiters.until(lambda: None if self.changes == before else True, lambda: ("other", None))
+
+    def take_settlements(self, max: int = 1_000, *, now_ns: Moment | None = None) -> Settlements:
+        """Hands out up to ``max`` settlements, the oldest first. They stay until they are confirmed.
+
+        >>> gateway = Gateway()
+        >>> with gateway.take_settlements() as settlements:
+        ...     len(settlements)
+        0
+        """
+        return Settlements(self, self._take_settlements(max, now_ns=now_ns))
+
+
+def _job_id(job: JobId | str) -> JobId:
+    return job if isinstance(job, JobId) else JobId(job)
+
+
+class LeaseBlock:
+    """A block that leases the next job when it begins and ends the lease when it ends."""
+
+    __slots__ = ("_gateway", "_backend", "_route", "_lease")
+
+    def __init__(self, gateway: Gateway, backend: str | None, route: str | Route | None) -> None:
+        self._gateway = gateway
+        self._backend = backend
+        self._route = route
+        self._lease: Lease | None = None
+
+    def __enter__(self) -> Lease | None:
+        self._lease = self._gateway._next_lease(self._backend, self._route)
+        return self._lease
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            lease.__exit__(kind, error, trace)
+
+    async def __aenter__(self) -> Lease:
+        self._lease = await self._gateway.leases(backend=self._backend, route=self._route).__anext__()
+        return self._lease
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+class Settlements:
+    """Settlements that were handed out together. As a block: confirmed when it ends well, given back when it does not."""
+
+    __slots__ = ("_gateway", "batch", "_entries", "_told")
+
+    def __init__(self, gateway: Gateway, taken: tuple[Batch, list[Settlement]] | None) -> None:
+        self._gateway = gateway
+        self.batch: Batch | None = None
+        """What to confirm or to give back; ``None`` where there are none."""
+        self._entries: list[Settlement] = []
+        self._told = False
+        if taken is not None:
+            self.batch, self._entries = taken
+
+    def confirm(self) -> int:
+        """Lets go of them: they are safe elsewhere. Returns how many."""
+        self._told = True
+        return 0 if self.batch is None else self._gateway.confirm_settlements(self.batch)
+
+    def give_back(self) -> int:
+        """They could not be kept: they are handed out again. Returns how many."""
+        self._told = True
+        return 0 if self.batch is None else self._gateway.return_settlements(self.batch)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __iter__(self) -> Iterator[Settlement]:
+        return iter(self._entries)
+
+    def __getitem__(self, index: int) -> Settlement:
+        return self._entries[index]
+
+    def __enter__(self) -> Settlements:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if not self._told:
+            if kind is None:
+                self.confirm()
+            else:
+                self.give_back()
+
+    def __repr__(self) -> str:
+        return f"<Settlements: {len(self)} in {self.batch}>"

@@ -1,0 +1,510 @@
+"""What calls answer: enums and frozen dataclasses that compare, hash, print and pickle.
+
+Integers say their unit in their name (``_ns``, ``_ppm``, ``_micros``) and are exact. Beside them stand properties in the
+types of the standard library: ``datetime`` (which keeps microseconds), ``timedelta``, ``Decimal``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from decimal import Decimal
+from enum import Enum
+from typing import TypeAlias
+
+from ._native import JobId
+
+Moment: TypeAlias = int | datetime
+"""An instant: nanoseconds since the Unix epoch, or an aware ``datetime``."""
+Seconds: TypeAlias = timedelta | Decimal | float
+"""A span: a ``timedelta``, or a number of seconds."""
+Body: TypeAlias = str | bytes | bytearray | memoryview
+"""What a job is given, or an output: text is UTF-8, and a URL where an output is meant."""
+
+
+def instant(ns: int) -> datetime:
+    """Nanoseconds since the Unix epoch as an aware ``datetime`` in UTC, cut to microseconds.
+
+    >>> instant(1_700_000_000_123_456_789)
+    datetime.datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=datetime.timezone.utc)
+    """
+    seconds, rest = divmod(ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1_000)
+
+
+def _maybe(ns: int | None) -> datetime | None:
+    return None if ns is None else instant(ns)
+
+
+def _decimal(units: int, decimals: int) -> Decimal:
+    """An integer of small units as the canonical ``Decimal`` of the large one.
+
+    >>> _decimal(1_700_000_000, 9), _decimal(0, 9), _decimal(20_000_000_000, 9)
+    (Decimal('1.7'), Decimal('0'), Decimal('20'))
+    """
+    whole, rest = divmod(units, 10**decimals)
+    return Decimal(f"{whole}.{rest:0{decimals}}".rstrip("0").rstrip("."))
+
+
+class _Word(str, Enum):
+    """An enum whose members are their own text."""
+
+    def __str__(self) -> str:
+        return str.__str__(self)
+
+    def __format__(self, spec: str) -> str:
+        return str.__format__(str(self), spec)
+
+
+class Priority(_Word):
+    """The lane a job waits in; a higher one is served first."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
+
+
+class Ordering(_Word):
+    """How customers of one lane follow each other."""
+
+    FAIR = "fair"
+    FIFO = "fifo"
+
+
+class RateRule(_Word):
+    """How a share is held against its threshold: ``>=`` or ``>``."""
+
+    AT_LEAST = "at_least"
+    ABOVE = "above"
+
+
+class JobState(_Word):
+    """Where a job is in its life."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    COMPLETE = "complete"
+    ERROR = "error"
+    CANCELLED = "cancelled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether the job has ended, which is final.
+
+        >>> JobState.ERROR.ended, JobState.RUNNING.ended
+        (True, False)
+        """
+        return self in (JobState.COMPLETE, JobState.ERROR, JobState.CANCELLED)
+
+
+class Task(_Word):
+    """What a job asks a model to do."""
+
+    T2I = "t2i"
+    I2I = "i2i"
+    EDIT = "edit"
+    T2V = "t2v"
+    I2V = "i2v"
+    COMPLETE = "complete"
+    CHAT = "chat"
+    INFILL = "infill"
+    EMBED = "embed"
+
+
+class BackendKind(_Word):
+    """The engine a backend runs."""
+
+    NUNCHAKU = "nunchaku"
+    TORCH = "torch"
+    TENSORRT = "tensorrt"
+    VLLM = "vllm"
+    SGLANG = "sglang"
+    OTHER = "other"
+
+
+class FailureKind(_Word):
+    """Why an attempt failed. It decides whether the job is tried again, and whether the breaker hears of it."""
+
+    TIMEOUT = "timeout"
+    CONNECTION = "connection"
+    NETWORK = "network"
+    HTTP = "http"
+    BACKEND = "backend"
+    REJECTED = "rejected"
+    LOST = "lost"
+
+
+class CancelReason(_Word):
+    """Why a job was cancelled."""
+
+    REQUESTED = "requested"
+    QUEUE_TIMEOUT = "queue_timeout"
+    START_TIMEOUT = "start_timeout"
+    TOTAL_TIMEOUT = "total_timeout"
+
+
+class BreakerState(_Word):
+    """Whether calls pass a breaker."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
+
+
+class Payer(_Word):
+    """Who pays for an attempt that did not deliver."""
+
+    CUSTOMER = "customer"
+    HOUSE = "house"
+
+
+class BillingOutcome(_Word):
+    """How a call left a billing collector; only an ended one is charged."""
+
+    ENDED = "ended"
+    ABANDONED = "abandoned"
+    SWEPT = "swept"
+
+
+class WatchKind(_Word):
+    """What a watcher is told of a job."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    ENDED = "ended"
+    GONE = "gone"
+
+
+class EventKind(_Word):
+    """What can happen in a gateway."""
+
+    QUEUED = "queued"
+    STARTED = "started"
+    PROGRESS = "progress"
+    RETRIED = "retried"
+    REQUEUED = "requeued"
+    AGED = "aged"
+    ENDED = "ended"
+    FORGOTTEN = "forgotten"
+    CLOCK_LEAPT = "clock_leapt"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailure:
+    """Why a job is in error, or why its latest attempt failed."""
+
+    kind: FailureKind
+    status: int | None
+    message: str
+    retriable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended: its output (a URL as ``str``, data as ``bytes``), its failure, or why it was cancelled."""
+
+    state: JobState
+    output: str | bytes | None = None
+    failure: JobFailure | None = None
+    cancelled: CancelReason | None = None
+
+    def __bool__(self) -> bool:
+        return self.state is JobState.COMPLETE
+
+
+@dataclass(frozen=True, slots=True)
+class JobView:
+    """A job as it stands."""
+
+    id: JobId
+    customer: str
+    route: str
+    task: Task
+    priority: Priority
+    state: JobState
+    created_ns: int
+    started_ns: int | None
+    finished_ns: int | None
+    position: int | None
+    eta_ns: int | None
+    progress_ppm: int
+    attempts: int
+    requeues: int
+    lease: int | None
+    backend: str | None
+    failure: JobFailure | None
+    outcome: Outcome | None
+    version: int
+
+    @property
+    def created(self) -> datetime:
+        """When it was submitted."""
+        return instant(self.created_ns)
+
+    @property
+    def started(self) -> datetime | None:
+        """When its latest attempt began."""
+        return _maybe(self.started_ns)
+
+    @property
+    def finished(self) -> datetime | None:
+        """When it ended."""
+        return _maybe(self.finished_ns)
+
+    @property
+    def eta(self) -> timedelta | None:
+        """How long it will probably wait."""
+        return None if self.eta_ns is None else timedelta(microseconds=self.eta_ns // 1_000)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitReason:
+    """Why a job waits: ``backoff``, ``paused``, ``no_backend``, ``customer_running``, ``customer_rate``,
+    ``backends_busy``, ``behind`` or ``next``, with the number or instant that goes with it."""
+
+    kind: str
+    until_ns: int | None = None
+    running: int | None = None
+    jobs: int | None = None
+
+    @property
+    def until(self) -> datetime | None:
+        """When that ends by itself."""
+        return _maybe(self.until_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """All there is to know of a breaker at an instant."""
+
+    state: BreakerState
+    forced: bool
+    since_ns: int
+    until_ns: int | None
+    reason: str
+    calls: int
+    failures: int
+    consecutive_failures: int
+    reopens: int
+    probe_out: bool
+    probe_successes: int
+    successes_total: int
+    failures_total: int
+    rejected_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class CustomerView:
+    """A customer as it stands."""
+
+    weight: int
+    running: int
+    queued: int
+    tokens: int | None
+    tier: str
+    own_policy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What has happened since the beginning."""
+
+    submitted: int
+    leases: int
+    warm_hits: int
+    probes: int
+    completed: int
+    errors: int
+    cancelled: int
+    retries: int
+    requeues: int
+    lost: int
+    parked: int
+    aged: int
+    forgotten: int
+    superseded: int
+    clock_leaps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Numbers of the whole gateway. Each gauge is a count of what there is."""
+
+    queued: int
+    running: int
+    complete: int
+    error: int
+    cancelled: int
+    customers: int
+    routes: int
+    backends: int
+    unconfirmed: int
+    charged_micros: int
+    events: int
+    clock_offset_ns: int
+    counters: Counters
+
+    @property
+    def charged(self) -> Decimal:
+        """All charges so far."""
+        return _decimal(self.charged_micros, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Advance:
+    """What a call of ``advance`` did."""
+
+    handled: int
+    now_ns: int
+    more: bool
+    leapt_ns: int | None
+    next_deadline_ns: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that happened. Numbers have no gaps; a higher one than expected tells that some were dropped."""
+
+    number: int
+    at_ns: int
+    kind: EventKind
+    job: JobId | None = None
+    state: JobState | None = None
+    leapt_ns: int | None = None
+
+    @property
+    def at(self) -> datetime:
+        """When it happened."""
+        return instant(self.at_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """What a watcher is told of a job."""
+
+    kind: WatchKind
+    position: int | None = None
+    progress_ppm: int | None = None
+    outcome: Outcome | None = None
+
+    @property
+    def progress(self) -> float | None:
+        """How far it is, from 0 to 1."""
+        return None if self.progress_ppm is None else self.progress_ppm / 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceTime:
+    """What one device worked."""
+
+    device: str
+    gpu_ns: int
+
+    @property
+    def gpu_seconds(self) -> Decimal:
+        """The same in seconds, exactly."""
+        return _decimal(self.gpu_ns, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entries that were handed out together."""
+
+    id: int
+    first_seq: int
+    len: int
+
+
+@dataclass(frozen=True, slots=True)
+class RateHeaders:
+    """What ``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` say."""
+
+    limit: int
+    remaining: int
+    reset_ns: int
+
+    @property
+    def reset_seconds(self) -> int:
+        """Time until the bucket is full, in whole seconds, rounded up."""
+        return -(-self.reset_ns // 1_000_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job of a ``JobStore`` as it stands."""
+
+    id: JobId
+    customer: str
+    state: JobState
+    payload: bytes
+    created_ns: int
+    started_ns: int | None
+    finished_ns: int | None
+    progress_ppm: int
+    attempt: int
+    outcome: Outcome | None
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class BillingReceipt:
+    """What the end of a call came to."""
+
+    seq: int
+    billed_ns: int
+    charge_micros: int | None
+
+    @property
+    def gpu_seconds(self) -> Decimal:
+        """GPU-seconds charged."""
+        return _decimal(self.billed_ns, 9)
+
+    @property
+    def charge(self) -> Decimal | None:
+        """What is charged; ``None`` where there was no price."""
+        return None if self.charge_micros is None else _decimal(self.charge_micros, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class BillingRecord:
+    """What a call came to: the entry of the outbox."""
+
+    seq: int
+    request_id: str
+    customer: str
+    model: str
+    tier: str
+    outcome: BillingOutcome
+    devices: tuple[DeviceTime, ...]
+    billed_ns: int
+    measured: bool
+    started_ns: int
+    ended_ns: int
+    price_micros: int | None
+    price_version: int
+    currency: str
+    charge_micros: int | None
+
+    @property
+    def gpu_seconds(self) -> Decimal:
+        """GPU-seconds charged."""
+        return _decimal(self.billed_ns, 9)
+
+    @property
+    def charge(self) -> Decimal | None:
+        """What is charged; ``None`` where there was no price."""
+        return None if self.charge_micros is None else _decimal(self.charge_micros, 6)
+
+
+@dataclass(frozen=True, slots=True)
+class BillingTotals:
+    """Sums over the whole life of a collector."""
+
+    started: int
+    ended: int
+    abandoned: int
+    swept: int
+    unpriced: int
+    unmeasured: int
+    usage_ns: int
+    charge_micros: int

@@ -1,0 +1,179 @@
+//! The billing collector by itself.
+
+use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, OutboxConfig, Span, Timestamp};
+use pyo3::prelude::*;
+
+use crate::convert::{GpuSeconds, Moment, Seconds, or_now};
+use crate::errors::OrRaise;
+use crate::guard::Guarded;
+use crate::policy::PyPriceBook;
+use crate::spec::{PyUsage, usage_of};
+use crate::values::{Taken, ToPy, list};
+
+/// Pairs the start and the end of each call by its request id, charges it, and keeps the record until it is confirmed.
+///
+/// Each started call leaves exactly one record: ended, abandoned or swept.
+///
+/// >>> from decimal import Decimal
+/// >>> from libgateway import BillingCollector, PriceBook
+/// >>> billing = BillingCollector(PriceBook(1, prices={("flux/dev", "*"): Decimal("0.0012")}))
+/// >>> billing.start("req_1", customer="acme", model="flux/dev", now_ns=100_000_000_000)
+/// >>> receipt = billing.end("req_1", gpu_seconds=Decimal("1.7"), device="GPU-8f2c", now_ns=102_000_000_000)
+/// >>> receipt.charge
+/// Decimal('0.00204')
+/// >>> batch, records = billing.take(100, now_ns=102_000_000_000)
+/// >>> [(record.seq, record.customer, record.gpu_seconds) for record in records]
+/// [(1, 'acme', Decimal('1.7'))]
+/// >>> billing.confirm(batch)
+/// 1
+#[pyclass(module = "libgateway", name = "BillingCollector", frozen)]
+pub(crate) struct PyBillingCollector(Guarded<BillingCollector>);
+
+#[pymethods]
+impl PyBillingCollector {
+    #[new]
+    #[pyo3(signature = (prices, *, starts_max=100_000, start_age_max=Seconds(Span::from_secs(3_600)), outbox_max=1_000_000,
+                        hold=Seconds(Span::from_secs(60)), tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100)),
+                        seed=0),
+        text_signature = "(prices, *, starts_max=100000, start_age_max=3600, outbox_max=1000000, hold=60, \
+                        tolerance_ppm=10000, slack=0.1, seed=0)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn new(
+        py: Python<'_>,
+        prices: &Bound<'_, PyPriceBook>,
+        starts_max: u32,
+        start_age_max: Seconds,
+        outbox_max: u32,
+        hold: Seconds,
+        tolerance_ppm: u32,
+        slack: Seconds,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let outbox = OutboxConfig::default().outbox_max(outbox_max).hold(hold.0);
+        let config = BillingCollectorConfig::default().starts_max(starts_max).start_age_max(start_age_max.0);
+        let config = config.outbox(outbox).tolerance_ppm(tolerance_ppm).slack(slack.0).seed(seed);
+        Ok(Self(Guarded::new(BillingCollector::new(config, prices.get().0.clone()).or_raise(py)?)))
+    }
+
+    /// Opens a call, and sets room aside for its record.
+    #[pyo3(signature = (request_id, *, customer, model, tier="", now_ns=None))]
+    fn start(
+        &self,
+        py: Python<'_>,
+        request_id: &str,
+        customer: &str,
+        model: &str,
+        tier: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<()> {
+        let (call, now) = (BillingCall { request_id, customer, model, tier }, or_now(now_ns));
+        self.0.with(py, |billing| billing.start(call, now))?.or_raise(py)
+    }
+
+    /// Closes a call and charges what it used, or the time it took where nothing was measured. A ``BillingReceipt``.
+    #[pyo3(signature = (request_id, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn end<'py>(
+        &self,
+        py: Python<'py>,
+        request_id: &str,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let (usage, now) = (usage_of(py, usage, gpu_seconds, gpu_ns, device)?, or_now(now_ns));
+        self.0.with(py, |billing| billing.end(request_id, &usage, now))?.or_raise(py)?.to_py(py)
+    }
+
+    /// Closes a call that came to nothing: its record says so and charges nothing. Returns the record's number.
+    #[pyo3(signature = (request_id, *, now_ns=None))]
+    fn abandon(&self, py: Python<'_>, request_id: &str, now_ns: Option<Moment>) -> PyResult<u64> {
+        let now = or_now(now_ns);
+        self.0.with(py, |billing| billing.abandon(request_id, now))?.or_raise(py)
+    }
+
+    /// Hands out up to ``max`` records with the batch to confirm or to give back; ``None``: there are none.
+    #[pyo3(signature = (max=1_000, *, now_ns=None))]
+    fn take<'py>(&self, py: Python<'py>, max: u32, now_ns: Option<Moment>) -> PyResult<Option<Taken<'py>>> {
+        let now = or_now(now_ns);
+        let taken = self.0.with(py, |billing| {
+            let batch = billing.take(max, now)?;
+            let records =
+                billing.entries(batch).map(|all| all.map(|(seq, own)| (seq, own.clone())).collect::<Vec<_>>());
+            Some((batch, records))
+        })?;
+        let Some((batch, records)) = taken else { return Ok(None) };
+        Ok(Some((batch.to_py(py)?, list(py, &records.or_raise(py)?)?)))
+    }
+
+    /// Removes the records of a batch for good. Returns how many; confirming twice is 0.
+    fn confirm(&self, py: Python<'_>, batch: BatchArg) -> PyResult<u32> {
+        self.0.with(py, |billing| billing.confirm(batch.0))?.or_raise(py)
+    }
+
+    /// Frees the records of a batch to be handed out again. Returns how many.
+    fn give_back(&self, py: Python<'_>, batch: BatchArg) -> PyResult<u32> {
+        self.0.with(py, |billing| billing.give_back(batch.0))?.or_raise(py)
+    }
+
+    /// Puts another price book in force, for calls that start from now on.
+    fn put_prices(&self, py: Python<'_>, prices: &Bound<'_, PyPriceBook>) -> PyResult<()> {
+        let prices = prices.get().0.clone();
+        self.0.with(py, |billing| billing.put_prices(prices))?.or_raise(py)
+    }
+
+    /// Sweeps up to ``max`` calls whose age has come, and gives back the batches whose hold has ended. Returns how many calls.
+    #[pyo3(signature = (max=1_024, *, now_ns=None))]
+    fn handle_timeout(&self, py: Python<'_>, max: u32, now_ns: Option<Moment>) -> PyResult<u32> {
+        let now = or_now(now_ns);
+        self.0.with(py, |billing| billing.handle_timeout(max, now))
+    }
+
+    /// When a call is swept or a batch given back next, in nanoseconds.
+    #[getter]
+    fn next_deadline_ns(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        Ok(self.0.with(py, |billing| billing.next_deadline())?.map(Timestamp::as_nanos))
+    }
+
+    /// The sums so far, a ``BillingTotals``.
+    #[getter]
+    fn totals<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.0.with(py, |billing| billing.totals())?.to_py(py)
+    }
+
+    /// How many calls are open.
+    #[getter]
+    fn open(&self, py: Python<'_>) -> PyResult<usize> {
+        self.0.with(py, |billing| billing.open())
+    }
+
+    /// How many records wait to be confirmed.
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.0.with(py, |billing| billing.outbox().len())
+    }
+
+    fn __bool__(&self) -> bool {
+        true
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let (open, kept) = self.0.with(py, |billing| (billing.open(), billing.outbox().len()))?;
+        Ok(format!("<BillingCollector: {open} open, {kept} to confirm>"))
+    }
+}
+
+/// A batch as callers give it back: a ``Batch``.
+#[derive(Clone, Copy)]
+pub(crate) struct BatchArg(pub(crate) Batch);
+
+impl<'py> FromPyObject<'_, 'py> for BatchArg {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let part = |name: &str| value.getattr(name);
+        let (id, first_seq, len) = (part("id")?, part("first_seq")?, part("len")?);
+        Ok(Self(Batch { id: id.extract()?, first_seq: first_seq.extract()?, len: len.extract()? }))
+    }
+}

@@ -1,0 +1,161 @@
+//! The circuit breaker.
+
+use libgateway::{Admit, CircuitBreaker, ForcedState, Permit, Span, Timestamp};
+use pyo3::prelude::*;
+
+use crate::convert::{Moment, or_now};
+use crate::errors::OrRaise;
+use crate::guard::Guarded;
+use crate::policy::PyBreakerConfig;
+use crate::values::ToPy;
+use crate::words::{In, Word};
+
+/// What a breaker says to a call: true if it may be made. Give it back with the call's result.
+#[pyclass(module = "libgateway", name = "Admit", frozen, eq)]
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct PyAdmit {
+    admit: Admit,
+    now: Timestamp,
+}
+
+#[pymethods]
+impl PyAdmit {
+    fn __bool__(&self) -> bool {
+        self.permit().is_some()
+    }
+
+    /// Whether the call is the one probe of a half-open breaker.
+    #[getter]
+    fn probe(&self) -> bool {
+        matches!(self.admit, Admit::Probe(_))
+    }
+
+    /// When it is worth asking again, where the call was denied; ``None``: when somebody acts.
+    #[getter]
+    fn until_ns(&self) -> Option<u64> {
+        self.denied_until().map(Timestamp::as_nanos)
+    }
+
+    /// How long to wait in whole seconds, rounded up: 0 if allowed, ``None`` where no instant will change the answer.
+    #[getter]
+    fn retry_after(&self) -> Option<u64> {
+        if self.__bool__() {
+            return Some(0);
+        }
+        self.denied_until().map(|until| until.since(self.now)).map(Span::as_secs_ceil)
+    }
+
+    fn __repr__(&self) -> String {
+        match self.admit {
+            Admit::Allow(_) => String::from("<Admit allow>"),
+            Admit::Probe(_) => String::from("<Admit probe>"),
+            Admit::Deny { until } if until == Timestamp::MAX => String::from("<Admit deny>"),
+            Admit::Deny { until } => format!("<Admit deny, retry after {}>", until.since(self.now)),
+        }
+    }
+}
+
+impl PyAdmit {
+    fn permit(&self) -> Option<Permit> {
+        match self.admit {
+            Admit::Allow(permit) | Admit::Probe(permit) => Some(permit),
+            Admit::Deny { .. } => None,
+        }
+    }
+
+    fn denied_until(&self) -> Option<Timestamp> {
+        match self.admit {
+            Admit::Deny { until } if until < Timestamp::MAX => Some(until),
+            _ => None,
+        }
+    }
+}
+
+/// A circuit breaker round one callee: it keeps calls away from what fails.
+#[pyclass(module = "libgateway._native", name = "CircuitBreaker", frozen, subclass)]
+pub(crate) struct PyCircuitBreaker(Guarded<CircuitBreaker>);
+
+#[pymethods]
+impl PyCircuitBreaker {
+    #[new]
+    #[pyo3(signature = (config=None, *, now_ns=None))]
+    fn new(py: Python<'_>, config: Option<&Bound<'_, PyBreakerConfig>>, now_ns: Option<Moment>) -> PyResult<Self> {
+        let config = config.map(|config| config.get().0).unwrap_or_default();
+        Ok(Self(Guarded::new(CircuitBreaker::new(config, or_now(now_ns)).or_raise(py)?)))
+    }
+
+    /// Asks for a call, and counts a denial.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn admit(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<PyAdmit> {
+        let now = or_now(now_ns);
+        Ok(PyAdmit { admit: self.0.with(py, |breaker| breaker.admit(now))?, now })
+    }
+
+    /// The call succeeded. Returns whether that counted: results of calls begun before the last change of state do not.
+    #[pyo3(signature = (admit, *, now_ns=None))]
+    fn success(&self, py: Python<'_>, admit: &Bound<'_, PyAdmit>, now_ns: Option<Moment>) -> PyResult<bool> {
+        let (permit, now) = (admit.get().permit(), or_now(now_ns));
+        self.0.with(py, |breaker| permit.is_some_and(|permit| breaker.handle_success(permit, now)))
+    }
+
+    /// The call failed or timed out. Returns whether that counted.
+    #[pyo3(signature = (admit, *, now_ns=None))]
+    fn failure(&self, py: Python<'_>, admit: &Bound<'_, PyAdmit>, now_ns: Option<Moment>) -> PyResult<bool> {
+        let (permit, now) = (admit.get().permit(), or_now(now_ns));
+        self.0.with(py, |breaker| permit.is_some_and(|permit| breaker.handle_failure(permit, now)))
+    }
+
+    /// The call was given up and nothing is known of the callee. Returns whether a probe's place became free.
+    #[pyo3(signature = (admit, *, now_ns=None))]
+    fn cancelled(&self, py: Python<'_>, admit: &Bound<'_, PyAdmit>, now_ns: Option<Moment>) -> PyResult<bool> {
+        let (permit, now) = (admit.get().permit(), or_now(now_ns));
+        self.0.with(py, |breaker| permit.is_some_and(|permit| breaker.handle_cancelled(permit, now)))
+    }
+
+    /// The state, a ``BreakerState``.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn state<'py>(&self, py: Python<'py>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
+        let now = or_now(now_ns);
+        self.0.with(py, |breaker| breaker.state(now))?.member(py)
+    }
+
+    /// All there is to know, a ``BreakerStatus``.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn status<'py>(&self, py: Python<'py>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
+        let now = or_now(now_ns);
+        self.0.with(py, |breaker| breaker.status(now))?.to_py(py)
+    }
+
+    /// Holds the breaker ``"open"`` or ``"closed"`` until an instant, or until ``release``. Returns false, and changes nothing,
+    /// if the instant is not in the future.
+    #[pyo3(signature = (state, *, until=None, now_ns=None))]
+    fn force(
+        &self,
+        py: Python<'_>,
+        state: In<ForcedState>,
+        until: Option<Moment>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<bool> {
+        let (state, until, now) = (state.0, until.map(|until| until.0), or_now(now_ns));
+        self.0.with(py, |breaker| breaker.force(state, until, now))
+    }
+
+    /// Ends a forced state before its time. Returns whether there was one.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn release(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<bool> {
+        let now = or_now(now_ns);
+        self.0.with(py, |breaker| breaker.release(now))
+    }
+
+    /// When the state changes by itself, in nanoseconds.
+    #[getter]
+    fn next_deadline_ns(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        Ok(self.0.with(py, |breaker| breaker.next_deadline())?.map(Timestamp::as_nanos))
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let now = or_now(None);
+        let state = self.0.with(py, |breaker| breaker.state(now))?;
+        Ok(format!("<CircuitBreaker {}>", state.word()))
+    }
+}

@@ -1,0 +1,278 @@
+//! Commands on jobs and work.
+
+use std::borrow::Cow;
+
+use libgateway::{AfterFailure, Dispatch, Lease, LeaseId, Priority, Submit, Timestamp};
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyInt, PyList};
+
+use super::PyGateway;
+use super::lease::{PyLease, PySettled};
+use crate::convert::{Body, GpuSeconds, Moment};
+use crate::errors::{OrRaise, Raise};
+use crate::ids::{JobArg, PyJobId, fresh};
+use crate::policy::PyTimeouts;
+use crate::spec::{PyFailure, PySubmit, PyUsage, RouteArg, failure_of, usage_of};
+use crate::store::OutputArg;
+use crate::words::{FailureKind, In};
+
+#[pymethods]
+impl PyGateway {
+    /// Takes a job in. Returns its id, or that of the job its idempotency key stands for already.
+    #[pyo3(signature = (customer, route, payload=None, *, priority=None, estimate=None, tokens=1, affinity=None,
+                        idempotency_key=None, timeouts=None, id=None, now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn submit(
+        slf: &Bound<'_, Self>,
+        customer: &str,
+        route: RouteArg<'_>,
+        payload: Option<Body>,
+        priority: Option<In<Priority>>,
+        estimate: Option<GpuSeconds>,
+        tokens: u32,
+        affinity: Option<&str>,
+        idempotency_key: Option<&str>,
+        timeouts: Option<&Bound<'_, PyTimeouts>>,
+        id: Option<JobArg>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PyJobId> {
+        let py = slf.py();
+        let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;
+        let mut submit = Submit::new(id, customer, route.0);
+        submit.tokens = tokens;
+        submit.payload = payload.map(|body| body.0).unwrap_or_default();
+        submit.priority = priority.map(|priority| priority.0).unwrap_or_default();
+        submit.estimate = estimate.map(|gpu| gpu.0);
+        submit.affinity = affinity.map(Cow::Borrowed);
+        submit.idempotency_key = idempotency_key.map(Cow::Borrowed);
+        submit.timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        Self::command(slf, now_ns, |gateway, now| gateway.submit(now, submit))?.or_raise(py).map(PyJobId)
+    }
+
+    /// Takes jobs in, one after the other. The list has the id of each, or the exception that it was refused with.
+    #[pyo3(signature = (submits, *, now_ns=None))]
+    fn submit_many<'py>(
+        slf: &Bound<'py, Self>,
+        submits: Vec<Bound<'py, PySubmit>>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let submits: Vec<Submit<'static>> = submits.iter().map(|submit| submit.get().0.clone()).collect();
+        let results = Self::command(slf, now_ns, |gateway, now| {
+            submits.into_iter().map(|submit| gateway.submit(now, submit)).collect::<Vec<_>>()
+        })?;
+        let told = results.into_iter().map(|result| match result {
+            Ok(job) => PyJobId(job).into_pyobject(py).map(Bound::into_any),
+            Err(error) => Ok(error.raise(py).into_value(py).into_bound(py).into_any()),
+        });
+        PyList::new(py, told.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Leases the next job to the best backend for it; ``None``: nothing can run now. With a ``route``, the next of that.
+    #[pyo3(signature = (*, route=None, now_ns=None))]
+    fn dispatch(
+        slf: &Bound<'_, Self>,
+        route: Option<RouteArg<'_>>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Option<PyLease>> {
+        let dispatched = Self::command(slf, now_ns, |gateway, now| match &route {
+            None => Ok(gateway.dispatch(now)),
+            Some(route) => gateway.dispatch_route(now, &route.0),
+        })?;
+        Ok(dispatched.or_raise(slf.py())?.lease().map(|lease| PyLease::new(slf, lease)))
+    }
+
+    /// Leases up to ``n`` jobs, each to the best backend for it. An empty list: nothing can run now.
+    #[pyo3(signature = (n, *, now_ns=None))]
+    fn dispatch_many(slf: &Bound<'_, Self>, n: usize, now_ns: Option<Moment>) -> PyResult<Vec<PyLease>> {
+        let leases = Self::command(slf, now_ns, |gateway, now| {
+            let mut leases = Vec::new();
+            while leases.len() < n {
+                let Dispatch::Lease(lease) = gateway.dispatch(now) else { break };
+                leases.push(lease);
+            }
+            leases
+        })?;
+        Ok(Self::told(slf, leases))
+    }
+
+    /// Leases up to ``n`` jobs of one route to a backend that asks for work. An empty list: nothing for it now.
+    #[pyo3(signature = (backend, n=1, *, now_ns=None))]
+    fn dispatch_to(slf: &Bound<'_, Self>, backend: &str, n: u32, now_ns: Option<Moment>) -> PyResult<Vec<PyLease>> {
+        let leases = Self::command(slf, now_ns, |gateway, now| gateway.dispatch_to(now, backend, n))?;
+        Ok(Self::told(slf, leases.or_raise(slf.py())?))
+    }
+
+    /// Tells that a lease's worker lives. Returns the lease's new deadline in nanoseconds.
+    #[pyo3(signature = (lease, *, now_ns=None))]
+    fn heartbeat(slf: &Bound<'_, Self>, lease: LeaseArg, now_ns: Option<Moment>) -> PyResult<u64> {
+        let deadline = Self::command(slf, now_ns, |gateway, now| gateway.heartbeat(now, lease.0))?;
+        Ok(deadline.or_raise(slf.py())?.as_nanos())
+    }
+
+    /// Tells for each lease that its worker lives. The list has the new deadline of each, or ``None`` where it has ended.
+    #[pyo3(signature = (leases, *, now_ns=None))]
+    fn heartbeat_many(
+        slf: &Bound<'_, Self>,
+        leases: Vec<LeaseArg>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Vec<Option<u64>>> {
+        Self::command(slf, now_ns, |gateway, now| {
+            leases.iter().map(|lease| gateway.heartbeat(now, lease.0).ok().map(Timestamp::as_nanos)).collect()
+        })
+    }
+
+    /// Tells how far a job is, in parts per million; counts as a heartbeat. Returns the lease's new deadline.
+    #[pyo3(signature = (lease, progress_ppm, *, now_ns=None))]
+    fn progress(slf: &Bound<'_, Self>, lease: LeaseArg, progress_ppm: u32, now_ns: Option<Moment>) -> PyResult<u64> {
+        let deadline = Self::command(slf, now_ns, |gateway, now| gateway.progress(now, lease.0, progress_ppm))?;
+        Ok(deadline.or_raise(slf.py())?.as_nanos())
+    }
+
+    /// Takes a result: the job is complete, settled, and its slot free, in one change. ``str`` is a URL, ``bytes`` the result
+    /// itself. Usage is told by ``gpu_seconds`` or ``gpu_ns`` of one ``device``, or by ``usage``; without any the lease's time
+    /// is billed.
+    #[pyo3(signature = (lease, output, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn complete(
+        slf: &Bound<'_, Self>,
+        lease: LeaseArg,
+        output: OutputArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PySettled> {
+        let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
+        let settled = Self::command(slf, now_ns, |gateway, now| gateway.complete(now, lease.0, output.0, usage))?;
+        settled.or_raise(slf.py()).map(PySettled)
+    }
+
+    /// Takes results, each ``(lease, output)`` or ``(lease, output, usage)``. The list has a ``Settled`` for each, or the
+    /// exception it was refused with.
+    #[pyo3(signature = (results, *, now_ns=None))]
+    fn complete_many<'py>(
+        slf: &Bound<'py, Self>,
+        results: Vec<Bound<'py, PyAny>>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let py = slf.py();
+        let mut taken = Vec::with_capacity(results.len());
+        for result in &results {
+            let usage = match result.len()? {
+                2 => libgateway::Usage::unmeasured(),
+                _ => result.get_item(2)?.cast::<PyUsage>()?.get().0.clone(),
+            };
+            let (lease, output): (LeaseArg, OutputArg) =
+                (result.get_item(0)?.extract()?, result.get_item(1)?.extract()?);
+            taken.push((lease.0, output.0, usage));
+        }
+        let settled = Self::command(slf, now_ns, |gateway, now| {
+            taken
+                .into_iter()
+                .map(|(lease, output, usage)| gateway.complete(now, lease, output, usage))
+                .collect::<Vec<_>>()
+        })?;
+        let told = settled.into_iter().map(|result| match result {
+            Ok(settled) => PySettled(settled).into_pyobject(py).map(Bound::into_any),
+            Err(error) => Ok(error.raise(py).into_value(py).into_bound(py).into_any()),
+        });
+        PyList::new(py, told.collect::<PyResult<Vec<_>>>()?)
+    }
+
+    /// Takes a failure, a ``Failure`` or a kind with its particulars. Returns the instant of the next attempt in nanoseconds, or
+    /// ``None``: the job has ended in error.
+    #[pyo3(signature = (lease, failure, message="", *, status=None, retry_after=None, retriable=None, usage=None,
+                        gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn fail(
+        slf: &Bound<'_, Self>,
+        lease: LeaseArg,
+        failure: &Bound<'_, PyAny>,
+        message: &str,
+        status: Option<u16>,
+        retry_after: Option<crate::convert::Seconds>,
+        retriable: Option<bool>,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Option<u64>> {
+        let py = slf.py();
+        let failure = match failure.cast::<PyFailure>() {
+            Ok(failure) => failure.get().0.clone(),
+            Err(_) => {
+                let kind: In<FailureKind> = failure.extract()?;
+                failure_of(py, kind, message, status, retry_after, retriable)?
+            }
+        };
+        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let after = Self::command(slf, now_ns, |gateway, now| gateway.fail(now, lease.0, failure, usage))?;
+        Ok(retry_at(after.or_raise(py)?))
+    }
+
+    /// Takes a lease back unused. The job returns to its old place at once.
+    #[pyo3(signature = (lease, *, now_ns=None))]
+    fn release(slf: &Bound<'_, Self>, lease: LeaseArg, now_ns: Option<Moment>) -> PyResult<PyJobId> {
+        let job = Self::command(slf, now_ns, |gateway, now| gateway.release(now, lease.0))?;
+        job.or_raise(slf.py()).map(PyJobId)
+    }
+
+    /// Gives a job up, waiting or running. A running one's worker hears so at its next word.
+    #[pyo3(signature = (job, *, now_ns=None))]
+    fn cancel(slf: &Bound<'_, Self>, job: JobArg, now_ns: Option<Moment>) -> PyResult<()> {
+        Self::command(slf, now_ns, |gateway, now| gateway.cancel(now, job.0))?.or_raise(slf.py())
+    }
+
+    /// Removes the record of a job that has ended. Its settlement stays.
+    #[pyo3(signature = (job, *, now_ns=None))]
+    fn delete(slf: &Bound<'_, Self>, job: JobArg, now_ns: Option<Moment>) -> PyResult<()> {
+        Self::command(slf, now_ns, |gateway, now| gateway.delete(now, job.0))?.or_raise(slf.py())
+    }
+
+    /// How many jobs of its route stand before a waiting job; ``None`` when it does not wait.
+    fn position(&self, py: Python<'_>, job: JobArg) -> PyResult<Option<u32>> {
+        self.core.with(py, |gateway| gateway.position(job.0))
+    }
+
+    /// The positions of many jobs at one instant.
+    fn positions(&self, py: Python<'_>, jobs: Vec<JobArg>) -> PyResult<Vec<Option<u32>>> {
+        self.core.with(py, |gateway| jobs.iter().map(|job| gateway.position(job.0)).collect())
+    }
+}
+
+impl PyGateway {
+    pub(super) fn told(slf: &Bound<'_, Self>, leases: Vec<Lease>) -> Vec<PyLease> {
+        leases.into_iter().map(|lease| PyLease::new(slf, lease)).collect()
+    }
+}
+
+/// A lease as callers give it: a ``Lease`` or its number.
+#[derive(Clone, Copy)]
+pub(crate) struct LeaseArg(pub(crate) LeaseId);
+
+impl<'py> FromPyObject<'_, 'py> for LeaseArg {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(lease) = value.cast::<PyLease>() {
+            return Ok(Self(lease.get().id()));
+        }
+        if value.cast::<PyInt>().is_ok() {
+            return Ok(Self(LeaseId::from_u64(value.extract()?)));
+        }
+        Err(PyTypeError::new_err("expected a Lease or its number"))
+    }
+}
+
+/// The instant of the next attempt, if there is one.
+pub(super) fn retry_at(after: AfterFailure) -> Option<u64> {
+    match after {
+        AfterFailure::Retry { at } => Some(at.as_nanos()),
+        _ => None,
+    }
+}

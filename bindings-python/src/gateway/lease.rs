@@ -1,0 +1,336 @@
+//! A job on a backend: the right to work for it, and the block that ends in one of three ways.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use libgateway::error::LeaseError;
+use libgateway::{Failure, FailureClass, Lease, LeaseId, Settled, Usage};
+use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyBytes, PyType};
+
+use super::PyGateway;
+use super::jobs::retry_at;
+use crate::convert::{GpuSeconds, Moment, Seconds, decimal};
+use crate::errors::{OrRaise, Own, Raise, own};
+use crate::ids::PyJobId;
+use crate::spec::{PyFailure, PyUsage, failure_of, usage_of};
+use crate::store::OutputArg;
+use crate::words::{FailureKind, In, Word};
+
+/// A job on a backend: the right to work for it until the deadline, and to say how it went.
+///
+/// As a context manager it ends as the block does. Leave it by ``complete``, ``fail`` or ``release``; an exception fails it
+/// (``TimeoutError`` as ``timeout``, ``ConnectionError`` as ``connection``, any other as ``backend``) and goes on; what is no
+/// ``Exception`` (a cancelled task, Ctrl-C) gives it back. A block that ends without a word has failed with kind
+/// ``backend``, and ``NoResultError`` says so.
+#[pyclass(module = "libgateway", name = "Lease", frozen)]
+pub(crate) struct PyLease {
+    gateway: Py<PyGateway>,
+    lease: Lease,
+    /// Whether its end was told here.
+    ended: AtomicBool,
+}
+
+#[pymethods]
+impl PyLease {
+    /// Its number: what every word about it carries.
+    #[getter(id)]
+    fn number(&self) -> u64 {
+        self.lease.id.as_u64()
+    }
+
+    /// The job.
+    #[getter]
+    fn job(&self) -> PyJobId {
+        PyJobId(self.lease.job)
+    }
+
+    /// Who asked.
+    #[getter]
+    fn customer(&self) -> &str {
+        &self.lease.customer
+    }
+
+    /// The backend it is for.
+    #[getter]
+    fn backend(&self) -> &str {
+        &self.lease.backend
+    }
+
+    /// Modality, family and model, and the engine where one was wanted.
+    #[getter]
+    fn route(&self) -> &str {
+        &self.lease.route
+    }
+
+    /// What to do, a ``Task``.
+    #[getter]
+    fn task<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        self.lease.task.member(py)
+    }
+
+    /// What to do it with.
+    #[getter]
+    fn payload<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.lease.payload.as_bytes())
+    }
+
+    /// Which attempt this is, from 1.
+    #[getter]
+    fn attempt(&self) -> u32 {
+        self.lease.attempt
+    }
+
+    /// When the lease would have ended if nothing had been heard, as it was granted; ``heartbeat`` returns newer ones.
+    #[getter]
+    fn deadline_ns(&self) -> u64 {
+        self.lease.deadline.as_nanos()
+    }
+
+    /// Whether the backend was warm for the job's affinity key.
+    #[getter]
+    fn warm(&self) -> bool {
+        self.lease.warm
+    }
+
+    /// Whether this is the probe of a half-open breaker.
+    #[getter]
+    fn probe(&self) -> bool {
+        self.lease.probe
+    }
+
+    /// Whether its end was told through this object.
+    #[getter]
+    fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Takes the result, see ``Gateway.complete``.
+    #[pyo3(signature = (output, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn complete(
+        &self,
+        py: Python<'_>,
+        output: OutputArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PySettled> {
+        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let settled = PyGateway::command(gateway, now_ns, |core, now| core.complete(now, id, output.0, usage))?;
+        self.ends(settled).or_raise(py).map(PySettled)
+    }
+
+    /// Takes the failure, see ``Gateway.fail``.
+    #[pyo3(signature = (failure, message="", *, status=None, retry_after=None, retriable=None, usage=None,
+                        gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn fail(
+        &self,
+        py: Python<'_>,
+        failure: &Bound<'_, PyAny>,
+        message: &str,
+        status: Option<u16>,
+        retry_after: Option<Seconds>,
+        retriable: Option<bool>,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Option<u64>> {
+        let failure = match failure.cast::<PyFailure>() {
+            Ok(failure) => failure.get().0.clone(),
+            Err(_) => {
+                let kind: In<FailureKind> = failure.extract()?;
+                failure_of(py, kind, message, status, retry_after, retriable)?
+            }
+        };
+        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let after = PyGateway::command(gateway, now_ns, |core, now| core.fail(now, id, failure, usage))?;
+        Ok(retry_at(self.ends(after).or_raise(py)?))
+    }
+
+    /// Gives it back unused. The job returns to its old place at once.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn release(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<PyJobId> {
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let job = PyGateway::command(gateway, now_ns, |core, now| core.release(now, id))?;
+        self.ends(job).or_raise(py).map(PyJobId)
+    }
+
+    /// Tells that its worker lives. Returns the new deadline in nanoseconds.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn heartbeat(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<u64> {
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let deadline = PyGateway::command(gateway, now_ns, |core, now| core.heartbeat(now, id))?;
+        Ok(deadline.or_raise(py)?.as_nanos())
+    }
+
+    /// Tells how far the job is, from 0 to 1 or in parts per million; counts as a heartbeat. Returns the new deadline.
+    #[pyo3(signature = (progress=None, *, ppm=None, now_ns=None))]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        progress: Option<f64>,
+        ppm: Option<u32>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<u64> {
+        let ppm = crate::policy::ppm_of(py, "progress", progress, ppm)?.unwrap_or(0);
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let deadline = PyGateway::command(gateway, now_ns, |core, now| core.progress(now, id, ppm))?;
+        Ok(deadline.or_raise(py)?.as_nanos())
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (exc_type, exc, _traceback))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        exc_type: Option<&Bound<'_, PyAny>>,
+        exc: Option<&Bound<'_, PyAny>>,
+        _traceback: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<bool> {
+        if self.ended.load(Ordering::Relaxed) {
+            return Ok(false);
+        }
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let Some(exc) = exc.filter(|_| exc_type.is_some()) else {
+            let failure = Failure::new(FailureClass::Backend, "the worker ended without a result");
+            let failed =
+                PyGateway::command(gateway, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            return match self.ends(failed) {
+                Ok(_) => Err(own(py, Own::NoResult)),
+                // Cancelled or lost in between: it has ended, and nobody waits for its result.
+                Err(error) if is_over(&error) => Ok(false),
+                Err(error) => Err(error.raise(py)),
+            };
+        };
+        let told = if exc.is_instance_of::<PyException>() {
+            let failure = Failure::new(class_of(exc)?, message_of(exc)?);
+            let failed =
+                PyGateway::command(gateway, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            failed.map(|_| ())
+        } else {
+            PyGateway::command(gateway, None, |core, now| core.release(now, id))?.map(|_| ())
+        };
+        match self.ends(told) {
+            Err(error) if !is_over(&error) => Err(error.raise(py)),
+            _ => Ok(false),
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        let Lease { id, job, backend, attempt, .. } = &self.lease;
+        format!("<Lease {} of {job} on {backend}, attempt {attempt}>", id.as_u64())
+    }
+
+    fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
+        let same = |other: &Self| other.lease.id == self.lease.id && other.gateway.is(&self.gateway);
+        other.cast::<Self>().is_ok_and(|other| same(other.get()))
+    }
+
+    fn __hash__(&self) -> u64 {
+        self.lease.id.as_u64()
+    }
+}
+
+impl PyLease {
+    #[inline]
+    pub(super) fn new(gateway: &Bound<'_, PyGateway>, lease: Lease) -> Self {
+        Self { gateway: gateway.clone().unbind(), lease, ended: AtomicBool::new(false) }
+    }
+
+    #[inline]
+    pub(super) fn id(&self) -> LeaseId {
+        self.lease.id
+    }
+
+    /// Remembers that the lease has ended, by this word or before it.
+    #[inline]
+    fn ends<T>(&self, result: Result<T, LeaseError>) -> Result<T, LeaseError> {
+        if result.as_ref().err().is_none_or(is_over) {
+            self.ended.store(true, Ordering::Relaxed);
+        }
+        result
+    }
+}
+
+fn is_over(error: &LeaseError) -> bool {
+    matches!(error, LeaseError::Superseded { .. })
+}
+
+fn class_of(exception: &Bound<'_, PyAny>) -> PyResult<FailureClass> {
+    // Before Python 3.11 the one of asyncio is another class.
+    static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let py = exception.py();
+    let timeout = TIMEOUT.import(py, "asyncio", "TimeoutError")?;
+    if exception.is_instance_of::<PyTimeoutError>() || exception.is_instance(timeout)? {
+        return Ok(FailureClass::Timeout);
+    }
+    if exception.is_instance_of::<PyConnectionError>() {
+        return Ok(FailureClass::Connection);
+    }
+    Ok(FailureClass::Backend)
+}
+
+/// Type and words of an exception, of bounded length.
+fn message_of(exception: &Bound<'_, PyAny>) -> PyResult<String> {
+    let name = exception.get_type().name()?.to_string();
+    // An exception whose text cannot be made still fails the job.
+    let text = exception.str().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    let message = if text.is_empty() { name } else { format!("{name}: {text}") };
+    Ok(message.chars().take(MESSAGE_LEN_MAX).collect())
+}
+
+/// What a lease became when its result was taken.
+#[pyclass(module = "libgateway", name = "Settled", frozen, eq)]
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) struct PySettled(pub(crate) Settled);
+
+#[pymethods]
+impl PySettled {
+    /// The job.
+    #[getter]
+    fn job(&self) -> PyJobId {
+        PyJobId(self.0.job)
+    }
+
+    /// GPU time the customer pays for, in nanoseconds.
+    #[getter]
+    fn usage_ns(&self) -> u64 {
+        self.0.usage.as_nanos()
+    }
+
+    /// The same in seconds, a ``Decimal``.
+    #[getter]
+    fn gpu_seconds<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        decimal(py, &self.0.usage.to_string())
+    }
+
+    /// What it costs in micro-units; zero where the book has no price.
+    #[getter]
+    fn charge_micros(&self) -> u64 {
+        self.0.charge.as_micros()
+    }
+
+    /// What it costs, a ``Decimal``.
+    #[getter]
+    fn charge<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        decimal(py, &self.0.charge.to_string())
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<Settled {}: {} GPU-seconds, {}>", self.0.job, self.0.usage, self.0.charge)
+    }
+}
+
+const MESSAGE_LEN_MAX: usize = 1_000;

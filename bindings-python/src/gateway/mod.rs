@@ -1,0 +1,325 @@
+//! The gateway: one machine under one lock, and what Python says to it.
+
+mod fleet;
+mod jobs;
+mod lease;
+mod settlement;
+mod steps;
+mod views;
+
+use std::sync::atomic::{AtomicBool, Ordering as Atomic};
+
+use libgateway::error::CommandError;
+use libgateway::{BillingPolicy, Entry, Gateway, GatewayConfig, GpuNanos, Ordering, Reply, Span, Timestamp};
+use pyo3::intern;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyList};
+use pyo3::{PyTraverseError, PyVisit};
+
+pub(crate) use self::lease::{PyLease, PySettled};
+pub(crate) use self::settlement::PySettlement;
+pub(crate) use self::steps::PySteps;
+pub(crate) use self::views::{PyBackendView, PyWatch};
+use crate::convert::{GpuSeconds, Moment, Seconds, system_now};
+use crate::errors::{OrRaise, Raise};
+use crate::guard::Guarded;
+use crate::ids::fresh;
+use crate::policy::{PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyTimeouts};
+use crate::spec::PyBackend;
+use crate::values::ToPy;
+use crate::words::In;
+
+/// The machine. ``libgateway.Gateway`` is this with waiting for asyncio.
+#[pyclass(module = "libgateway._native", name = "Gateway", frozen, subclass)]
+pub(crate) struct PyGateway {
+    core: Guarded<Gateway>,
+    /// Whether somebody waits for a change and wants to be told.
+    waiting: AtomicBool,
+    /// Where the time comes from, if not from the system.
+    clock: Option<Py<PyAny>>,
+}
+
+#[pymethods]
+impl PyGateway {
+    #[new]
+    #[pyo3(signature = (*, backends=None, customers=None, prices=None, seed=None, ordering=In(Ordering::Fair),
+                        age_after=None, customer=None, estimate=GpuSeconds(GpuNanos::from_secs(1)),
+                        lease_for=Seconds(Span::from_secs(300)), timeouts=None, backoff=None, losses_max=5, breaker=None,
+                        billing=None, jobs_max=2_000_000, payload_len_max=10_485_760, output_len_max=1_048_576,
+                        retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000, customers_max=1_000_000,
+                        customer_idle=Seconds(Span::from_secs(600)), routes_max=10_000, families_max=1_000,
+                        backends_max=10_000, events_max=16_384, settle_within=Seconds(Span::from_secs(60)),
+                        clock_jump_max=Seconds(Span::from_secs(3_600)), due_max=1_024, config=None, snapshot=None,
+                        clock=None, now_ns=None),
+        text_signature = "(*, backends=None, customers=None, prices=None, seed=None, ordering='fair', \
+                        age_after=None, customer=None, estimate=1, lease_for=300, timeouts=None, backoff=None, \
+                        losses_max=5, breaker=None, billing=None, jobs_max=2000000, payload_len_max=10485760, \
+                        output_len_max=1048576, retain_for=3600, retained_max=100000, customers_max=1000000, \
+                        customer_idle=600, routes_max=10000, families_max=1000, backends_max=10000, \
+                        events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, config=None, \
+                        snapshot=None, clock=None, now_ns=None)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn new(
+        py: Python<'_>,
+        backends: Option<&Bound<'_, PyAny>>,
+        customers: Option<&Bound<'_, pyo3::types::PyDict>>,
+        prices: Option<&Bound<'_, PyPriceBook>>,
+        seed: Option<u64>,
+        ordering: In<Ordering>,
+        age_after: Option<Seconds>,
+        customer: Option<&Bound<'_, PyCustomerPolicy>>,
+        estimate: GpuSeconds,
+        lease_for: Seconds,
+        timeouts: Option<&Bound<'_, PyTimeouts>>,
+        backoff: Option<&Bound<'_, PyBackoff>>,
+        losses_max: u16,
+        breaker: Option<&Bound<'_, PyBreakerConfig>>,
+        billing: Option<&Bound<'_, PyBillingPolicy>>,
+        jobs_max: u32,
+        payload_len_max: u32,
+        output_len_max: u32,
+        retain_for: Seconds,
+        retained_max: u32,
+        customers_max: u32,
+        customer_idle: Seconds,
+        routes_max: u32,
+        families_max: u32,
+        backends_max: u32,
+        events_max: u32,
+        settle_within: Seconds,
+        clock_jump_max: Seconds,
+        due_max: u32,
+        config: Option<&str>,
+        snapshot: Option<&[u8]>,
+        clock: Option<Py<PyAny>>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Self> {
+        let now = read(py, clock.as_ref(), now_ns)?;
+        if let Some(bytes) = snapshot {
+            return Ok(Self::around(Gateway::restore(bytes).or_raise(py)?, clock));
+        }
+        let config = match config {
+            Some(text) => serde_json::from_str(text).map_err(|error| not_a_config(py, &error))?,
+            None => GatewayConfig::default()
+                .seed(seed.map_or_else(|| fresh(py).map(|id| id.as_u128() as u64), Ok)?)
+                .ordering(ordering.0)
+                .age_after(age_after.map(|span| span.0))
+                .customer(customer.map(|own| own.get().0.clone()).unwrap_or_default())
+                .estimate(estimate.0)
+                .lease_for(lease_for.0)
+                .timeouts(timeouts.map(|own| own.get().0).unwrap_or_default())
+                .backoff(backoff.map(|own| own.get().0).unwrap_or_default())
+                .losses_max(losses_max)
+                .breaker(breaker.map(|own| own.get().0).unwrap_or_default())
+                .billing(billing.map_or_else(BillingPolicy::default, |own| own.get().0))
+                .jobs_max(jobs_max)
+                .payload_len_max(payload_len_max)
+                .output_len_max(output_len_max)
+                .retain_for(retain_for.0)
+                .retained_max(retained_max)
+                .customers_max(customers_max)
+                .customer_idle(customer_idle.0)
+                .routes_max(routes_max)
+                .families_max(families_max)
+                .backends_max(backends_max)
+                .events_max(events_max)
+                .settle_within(settle_within.0)
+                .clock_jump_max(clock_jump_max.0)
+                .due_max(due_max),
+        };
+        let mut gateway = Gateway::new(config, now).or_raise(py)?;
+        for backend in backends.map(|all| all.try_iter()).transpose()?.into_iter().flatten() {
+            let backend = backend?.cast::<PyBackend>()?.get().0.clone();
+            gateway.put_backend(now, backend).or_raise(py)?;
+        }
+        for (name, policy) in customers.into_iter().flatten() {
+            let policy = policy.cast::<PyCustomerPolicy>()?.get().0.clone();
+            gateway.put_customer(now, name.extract()?, policy).or_raise(py)?;
+        }
+        if let Some(prices) = prices {
+            gateway.put_prices(now, prices.get().0.clone()).or_raise(py)?;
+        }
+        Ok(Self::around(gateway, clock))
+    }
+
+    /// The configuration it was made with, as the first line of a log has it.
+    #[getter]
+    fn config_json(&self, py: Python<'_>) -> PyResult<String> {
+        let config = self.core.with(py, |gateway| gateway.config().clone())?;
+        Ok(serde_json::to_string(&config).unwrap_or_default())
+    }
+
+    /// The machine's time: the latest it has seen, in nanoseconds.
+    #[getter]
+    fn now_ns(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.with(py, |gateway| gateway.now().as_nanos())
+    }
+
+    /// What the clock says: the system's, or the one given, in nanoseconds.
+    fn clock_ns(&self, py: Python<'_>) -> PyResult<u64> {
+        Ok(self.read(py, None)?.as_nanos())
+    }
+
+    /// When something falls due next, in nanoseconds: call ``advance`` then. ``None``: nothing to wait for.
+    #[getter]
+    fn next_deadline_ns(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        self.core.with(py, |gateway| gateway.next_deadline().map(Timestamp::as_nanos))
+    }
+
+    /// Rises whenever something changed that may help somebody who waits.
+    #[getter]
+    fn changes(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.with(py, |gateway| gateway.changes())
+    }
+
+    /// Handles what is due, and returns an ``Advance``. Every command does this first.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn advance<'py>(slf: &Bound<'py, Self>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
+        Self::command(slf, now_ns, |gateway, now| gateway.advance(now))?.to_py(slf.py())
+    }
+
+    /// Takes the clock as it is, however far it leapt: an operator says that the time is right.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn accept_clock<'py>(slf: &Bound<'py, Self>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
+        Self::command(slf, now_ns, |gateway, now| gateway.accept_clock(now))?.to_py(slf.py())
+    }
+
+    /// Applies one line of a log, ``{"now":…,"command":…}``, and returns the reply as text.
+    fn _apply_json(slf: &Bound<'_, Self>, entry: &str) -> PyResult<String> {
+        let reply = Self::tell(slf, |gateway| match Entry::from_json(entry) {
+            Ok(entry) => gateway.apply(entry),
+            Err(error) => Reply::Error((&error).into()),
+        })?;
+        Ok(reply.to_json())
+    }
+
+    /// Applies lines of a log and returns the reply to each.
+    fn apply_many(slf: &Bound<'_, Self>, entries: Vec<String>) -> PyResult<Vec<String>> {
+        Self::tell(slf, |gateway| {
+            let reply = |entry: &String| match Entry::from_json(entry) {
+                Ok(entry) => gateway.apply(entry).to_json(),
+                Err(error) => Reply::Error((&error).into()).to_json(),
+            };
+            entries.iter().map(reply).collect()
+        })
+    }
+
+    /// The whole state as bytes, for ``Gateway(snapshot=…)``.
+    fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        Ok(PyBytes::new(py, &self.core.with(py, |gateway| gateway.snapshot())?))
+    }
+
+    /// The digest of the state, 64 hexadecimal digits: equal for equal states, in every language.
+    fn digest(&self, py: Python<'_>) -> PyResult<String> {
+        Ok(self.core.with(py, |gateway| gateway.digest())?.to_string())
+    }
+
+    /// Bytes held for jobs and places, without what was given and without names.
+    #[getter]
+    fn memory_bytes(&self, py: Python<'_>) -> PyResult<usize> {
+        self.core.with(py, |gateway| gateway.memory_bytes())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let stats = self.core.with(py, |gateway| gateway.stats())?;
+        Ok(format!("<Gateway: {} queued, {} running, {} backends>", stats.queued, stats.running, stats.backends))
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.clock)
+    }
+
+    /// Somebody waits from now on, or nobody does any more.
+    fn _set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Atomic::SeqCst);
+    }
+
+    /// Called after changes while somebody waits.
+    fn _wake(&self) {}
+
+    /// What is new from event ``first`` on: the number of the next event, the jobs told of (``None`` if some events are no longer
+    /// there), and whether any job waits.
+    fn _news<'py>(&self, py: Python<'py>, first: u64) -> PyResult<(u64, Option<Bound<'py, PyList>>, bool)> {
+        let (next, jobs, queued) = self.core.with(py, |gateway| views::news(gateway, first))?;
+        let jobs = jobs.map(|jobs| PyList::new(py, jobs.into_iter().map(crate::ids::PyJobId))).transpose()?;
+        Ok((next, jobs, queued))
+    }
+
+    /// How long until something falls due, in nanoseconds of the machine's time, which runs behind the clock by the leaps
+    /// that were not believed.
+    fn _due_in_ns(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        let clock = self.read(py, None)?;
+        self.core.with(py, |gateway| {
+            let deadline = gateway.next_deadline()?;
+            let offset = gateway.stats().clock_offset.as_nanos();
+            let now = gateway.now().max(Timestamp::from_nanos(clock.as_nanos().saturating_sub(offset)));
+            Some(deadline.since(now).as_nanos())
+        })
+    }
+
+    /// The number of the next event.
+    #[getter]
+    fn next_event(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.with(py, |gateway| gateway.next_event())
+    }
+}
+
+impl PyGateway {
+    fn around(gateway: Gateway, clock: Option<Py<PyAny>>) -> Self {
+        Self { core: Guarded::new(gateway), waiting: AtomicBool::new(false), clock }
+    }
+
+    /// Runs a command at the instant given or the present one, and tells whoever waits.
+    #[inline]
+    fn command<R: Send>(
+        slf: &Bound<'_, Self>,
+        now: Option<Moment>,
+        body: impl Send + FnOnce(&mut Gateway, Timestamp) -> R,
+    ) -> PyResult<R> {
+        let now = slf.get().read(slf.py(), now)?;
+        Self::tell(slf, |gateway| body(gateway, now))
+    }
+
+    /// Runs anything that may change something, and tells whoever waits.
+    #[inline]
+    fn tell<R: Send>(slf: &Bound<'_, Self>, body: impl Send + FnOnce(&mut Gateway) -> R) -> PyResult<R> {
+        let own = slf.get();
+        let (result, news) = own.core.with(slf.py(), |gateway| {
+            // Asked under the lock: who waits said so before he looked, and either he saw this change or it sees him.
+            if !own.waiting.load(Atomic::SeqCst) {
+                return (body(gateway), false);
+            }
+            let (changes, deadline) = (gateway.changes(), gateway.next_deadline());
+            let result = body(gateway);
+            // Somebody who looked and found nothing must not wake himself; a deadline that came nearer has to be waited for.
+            let sooner = match (gateway.next_deadline(), deadline) {
+                (Some(new), Some(old)) => new < old,
+                (new, None) => new.is_some(),
+                (None, Some(_)) => false,
+            };
+            (result, sooner || gateway.changes() != changes)
+        })?;
+        if news {
+            slf.call_method0(intern!(slf.py(), "_wake"))?;
+        }
+        Ok(result)
+    }
+
+    #[inline]
+    fn read(&self, py: Python<'_>, now: Option<Moment>) -> PyResult<Timestamp> {
+        read(py, self.clock.as_ref(), now)
+    }
+}
+
+#[inline]
+fn read(py: Python<'_>, clock: Option<&Py<PyAny>>, now: Option<Moment>) -> PyResult<Timestamp> {
+    match (now, clock) {
+        (Some(now), _) => Ok(now.0),
+        (None, None) => Ok(system_now()),
+        (None, Some(clock)) => Ok(clock.bind(py).call0()?.extract::<Moment>()?.0),
+    }
+}
+
+fn not_a_config(py: Python<'_>, error: &serde_json::Error) -> PyErr {
+    CommandError::NotACommand { reason: error.to_string().into_boxed_str() }.raise(py)
+}

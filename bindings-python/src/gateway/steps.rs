@@ -1,0 +1,231 @@
+//! Transactions as data: steps are gathered first and done together, so none can be left open.
+
+use std::borrow::Cow;
+use std::sync::Mutex;
+
+use libgateway::{Command, Entry, Leaf, Priority, Reply, Step, Submit, Usage};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::PyList;
+
+use super::PyGateway;
+use super::jobs::{LeaseArg, retry_at};
+use super::lease::{PyLease, PySettled};
+use crate::convert::{Body, GpuSeconds, Moment};
+use crate::errors::of_reply;
+use crate::ids::{JobArg, PyJobId, fresh};
+use crate::policy::PyTimeouts;
+use crate::spec::{PyFailure, PyUsage, RouteArg, usage_of};
+use crate::store::OutputArg;
+use crate::words::In;
+
+/// Steps of a transaction, gathered to be done together.
+#[pyclass(module = "libgateway._native", name = "Steps", frozen)]
+pub(crate) struct PySteps(Mutex<Vec<Item>>);
+
+#[derive(Clone)]
+enum Item {
+    Leaf(Leaf<'static>),
+    All(Vec<Leaf<'static>>),
+    FirstOf(Vec<Leaf<'static>>),
+}
+
+#[pymethods]
+impl PySteps {
+    #[new]
+    fn new() -> Self {
+        Self(Mutex::new(Vec::new()))
+    }
+
+    #[pyo3(signature = (customer, route, payload=None, *, priority=None, estimate=None, tokens=1, affinity=None,
+                        idempotency_key=None, timeouts=None, id=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn submit(
+        &self,
+        py: Python<'_>,
+        customer: &str,
+        route: RouteArg<'_>,
+        payload: Option<Body>,
+        priority: Option<In<Priority>>,
+        estimate: Option<GpuSeconds>,
+        tokens: u32,
+        affinity: Option<&str>,
+        idempotency_key: Option<&str>,
+        timeouts: Option<&Bound<'_, PyTimeouts>>,
+        id: Option<JobArg>,
+    ) -> PyResult<()> {
+        let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;
+        let mut submit = Submit::new(id, Cow::Owned(customer.to_owned()), route.0.into_owned());
+        submit.tokens = tokens;
+        submit.payload = payload.map(|body| body.0).unwrap_or_default();
+        submit.priority = priority.map(|priority| priority.0).unwrap_or_default();
+        submit.estimate = estimate.map(|gpu| gpu.0);
+        submit.affinity = affinity.map(|key| Cow::Owned(key.to_owned()));
+        submit.idempotency_key = idempotency_key.map(|key| Cow::Owned(key.to_owned()));
+        submit.timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        self.push(py, Item::Leaf(Leaf::Submit(submit)))
+    }
+
+    #[pyo3(signature = (*, route=None))]
+    fn dispatch(&self, py: Python<'_>, route: Option<RouteArg<'_>>) -> PyResult<()> {
+        let leaf = match route {
+            None => Leaf::Dispatch {},
+            Some(route) => Leaf::DispatchRoute { route: route.0.into_owned() },
+        };
+        self.push(py, Item::Leaf(leaf))
+    }
+
+    #[pyo3(signature = (backend, n=1))]
+    fn dispatch_to(&self, py: Python<'_>, backend: &str, n: u32) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::DispatchTo { backend: Cow::Owned(backend.to_owned()), max: n }))
+    }
+
+    fn heartbeat(&self, py: Python<'_>, lease: LeaseArg) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Heartbeat { lease: lease.0 }))
+    }
+
+    fn progress(&self, py: Python<'_>, lease: LeaseArg, progress_ppm: u32) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Progress { lease: lease.0, progress_ppm }))
+    }
+
+    #[pyo3(signature = (lease, output, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu"))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn complete(
+        &self,
+        py: Python<'_>,
+        lease: LeaseArg,
+        output: OutputArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+    ) -> PyResult<()> {
+        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?.into_owned();
+        self.push(py, Item::Leaf(Leaf::Complete { lease: lease.0, output: output.0, usage }))
+    }
+
+    #[pyo3(signature = (lease, failure, *, usage=None))]
+    fn fail(
+        &self,
+        py: Python<'_>,
+        lease: LeaseArg,
+        failure: &Bound<'_, PyFailure>,
+        usage: Option<&Bound<'_, PyUsage>>,
+    ) -> PyResult<()> {
+        let usage = usage.map_or_else(Usage::unmeasured, |usage| usage.get().0.clone());
+        self.push(py, Item::Leaf(Leaf::Fail { lease: lease.0, failure: failure.get().0.clone(), usage }))
+    }
+
+    fn release(&self, py: Python<'_>, lease: LeaseArg) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Release { lease: lease.0 }))
+    }
+
+    fn cancel(&self, py: Python<'_>, job: JobArg) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Cancel { job: job.0 }))
+    }
+
+    fn delete(&self, py: Python<'_>, job: JobArg) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Delete { job: job.0 }))
+    }
+
+    /// All of the steps of another, or this step is not done.
+    fn all(&self, py: Python<'_>, steps: &Bound<'_, Self>) -> PyResult<()> {
+        self.push(py, Item::All(steps.get().leaves(py)?))
+    }
+
+    /// The first of the steps of another that can be done now.
+    fn first_of(&self, py: Python<'_>, steps: &Bound<'_, Self>) -> PyResult<()> {
+        self.push(py, Item::FirstOf(steps.get().leaves(py)?))
+    }
+
+    fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |items| items.len())
+    }
+}
+
+impl PySteps {
+    fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut Vec<Item>) -> R) -> PyResult<R> {
+        match self.0.lock_py_attached(py) {
+            Ok(mut items) => Ok(body(&mut items)),
+            Err(_) => Err(PyValueError::new_err("the steps were left in the middle of a change")),
+        }
+    }
+
+    fn push(&self, py: Python<'_>, item: Item) -> PyResult<()> {
+        self.with(py, |items| items.push(item))
+    }
+
+    fn leaves(&self, py: Python<'_>) -> PyResult<Vec<Leaf<'static>>> {
+        let leaf = |item: &Item| match item {
+            Item::Leaf(leaf) => Some(leaf.clone()),
+            Item::All(_) | Item::FirstOf(_) => None,
+        };
+        let leaves: Option<Vec<_>> = self.with(py, |items| items.iter().map(leaf).collect())?;
+        leaves.ok_or_else(|| PyValueError::new_err("a group inside a group has no further groups"))
+    }
+}
+
+#[pymethods]
+impl PyGateway {
+    /// Does all steps or none, and returns the answer to each in a list; with ``first`` the first that can be done now, and
+    /// returns its number and its answer.
+    #[pyo3(signature = (steps, *, first=false, now_ns=None))]
+    fn _run<'py>(
+        slf: &Bound<'py, Self>,
+        steps: &Bound<'_, PySteps>,
+        first: bool,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let steps: Vec<Step<'static>> =
+            steps.get().with(slf.py(), |items| items.iter().cloned().map(step).collect())?;
+        let command = if first { Command::FirstOf(steps) } else { Command::All(steps) };
+        let reply = Self::command(slf, now_ns, |gateway, now| gateway.apply(Entry { now, command }))?;
+        Self::answer(slf, reply)
+    }
+}
+
+impl PyGateway {
+    /// A reply as what the call of its own would have returned.
+    fn answer<'py>(slf: &Bound<'py, Self>, reply: Reply) -> PyResult<Bound<'py, PyAny>> {
+        let py = slf.py();
+        let none = || Ok(py.None().into_bound(py));
+        match reply {
+            Reply::Submitted { job } | Reply::Released { job } => Ok(PyJobId(job).into_pyobject(py)?.into_any()),
+            Reply::Leased(lease) => Ok(PyLease::new(slf, lease).into_pyobject(py)?.into_any()),
+            Reply::Leases(leases) => Ok(PyList::new(py, Self::told(slf, leases))?.into_any()),
+            Reply::Extended { deadline } => Ok(deadline.as_nanos().into_pyobject(py)?.into_any()),
+            Reply::Completed(settled) => Ok(PySettled(settled).into_pyobject(py)?.into_any()),
+            Reply::Failed(after) => Ok(retry_at(after).into_pyobject(py)?.into_any()),
+            Reply::All(replies) => {
+                let answers: PyResult<Vec<_>> = replies.into_iter().map(|reply| Self::answer(slf, reply)).collect();
+                Ok(PyList::new(py, answers?)?.into_any())
+            }
+            Reply::First { index, reply } => Ok((index, Self::answer(slf, *reply)?).into_pyobject(py)?.into_any()),
+            Reply::Error(error) => Err(of_reply(py, &error)),
+            _ => none(),
+        }
+    }
+}
+
+fn step(item: Item) -> Step<'static> {
+    let leaf = match item {
+        Item::All(leaves) => return Step::All(leaves),
+        Item::FirstOf(leaves) => return Step::FirstOf(leaves),
+        Item::Leaf(leaf) => leaf,
+    };
+    match leaf {
+        Leaf::Submit(submit) => Step::Submit(submit),
+        Leaf::DispatchRoute { route } => Step::DispatchRoute { route },
+        Leaf::DispatchTo { backend, max } => Step::DispatchTo { backend, max },
+        Leaf::Heartbeat { lease } => Step::Heartbeat { lease },
+        Leaf::Progress { lease, progress_ppm } => Step::Progress { lease, progress_ppm },
+        Leaf::Complete { lease, output, usage } => Step::Complete { lease, output, usage },
+        Leaf::Fail { lease, failure, usage } => Step::Fail { lease, failure, usage },
+        Leaf::Release { lease } => Step::Release { lease },
+        Leaf::Cancel { job } => Step::Cancel { job },
+        Leaf::Delete { job } => Step::Delete { job },
+        // `Dispatch` is the only one left.
+        _ => Step::Dispatch {},
+    }
+}

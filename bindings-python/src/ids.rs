@@ -1,0 +1,121 @@
+//! Ids of jobs, and where their entropy comes from.
+
+use std::sync::Mutex;
+
+use libgateway::JobId;
+use pyo3::exceptions::PyTypeError;
+use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
+use pyo3::types::{PyBytes, PyInt, PyString};
+
+use crate::errors::OrRaise;
+use crate::guard::forks;
+
+/// The id of a job: 128 bits, shown as ``j_`` and 26 lower-case base32 characters.
+///
+/// >>> from libgateway import JobId
+/// >>> job = JobId("j_00000000000000000000000007")
+/// >>> job.int, str(job)
+/// (7, 'j_00000000000000000000000007')
+/// >>> JobId(7) == job
+/// True
+#[pyclass(module = "libgateway", name = "JobId", frozen, eq, ord, hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct PyJobId(pub(crate) JobId);
+
+#[pymethods]
+impl PyJobId {
+    #[new]
+    #[pyo3(signature = (value=None, /))]
+    fn new(py: Python<'_>, value: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
+        let Some(value) = value else { return Ok(Self(fresh(py)?)) };
+        if value.cast::<PyInt>().is_ok() {
+            return Ok(Self(JobId::from_entropy(value.extract()?)));
+        }
+        value.extract::<JobArg>().map(|job| Self(job.0))
+    }
+
+    /// The 128 bits as an integer.
+    #[getter]
+    fn int(&self) -> u128 {
+        self.0.as_u128()
+    }
+
+    fn __str__(&self) -> String {
+        self.0.to_string()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("JobId('{}')", self.0)
+    }
+
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> (Bound<'py, PyAny>, (String,)) {
+        (slf.get_type().into_any(), (slf.get().0.to_string(),))
+    }
+}
+
+/// A job's id as callers give it: a `JobId` or its text.
+#[derive(Clone, Copy)]
+pub(crate) struct JobArg(pub(crate) JobId);
+
+impl<'py> FromPyObject<'_, 'py> for JobArg {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        if let Ok(id) = value.cast::<PyJobId>() {
+            return Ok(Self(id.get().0));
+        }
+        match value.cast::<PyString>() {
+            Ok(text) => text.to_str()?.parse().or_raise(value.py()).map(Self),
+            Err(_) => Err(PyTypeError::new_err("expected a JobId or its text")),
+        }
+    }
+}
+
+/// Entropy of the operating system, fetched for many ids at once.
+struct Pool {
+    bytes: Vec<u8>,
+    /// A forked child must not hand out what its parent has.
+    forks: u32,
+}
+
+static POOL: Mutex<Pool> = Mutex::new(Pool { bytes: Vec::new(), forks: 0 });
+
+/// An id nobody has seen.
+pub(crate) fn fresh(py: Python<'_>) -> PyResult<JobId> {
+    if let Some(id) = take() {
+        return Ok(id);
+    }
+    let fetched = py.import("os")?.call_method1("urandom", (POOL_LEN,))?;
+    let fetched = fetched.cast::<PyBytes>()?.as_bytes();
+    let (first, rest) = fetched.split_at(ID_LEN.min(fetched.len()));
+    {
+        let mut pool = match POOL.lock_py_attached(py) {
+            Ok(pool) => pool,
+            Err(poisoned) => poisoned.into_inner(),
+        };
+        pool.bytes.clear();
+        pool.bytes.extend_from_slice(rest);
+        pool.forks = forks();
+    }
+    let mut entropy = [0; ID_LEN];
+    entropy[..first.len()].copy_from_slice(first);
+    Ok(JobId::from_entropy(u128::from_le_bytes(entropy)))
+}
+
+/// The next id of the pool, unless it is empty or somebody else is at it.
+#[inline]
+fn take() -> Option<JobId> {
+    let mut pool = POOL.try_lock().ok()?;
+    if pool.forks != forks() {
+        return None;
+    }
+    let rest = pool.bytes.len().checked_sub(ID_LEN)?;
+    let entropy = <[u8; ID_LEN]>::try_from(pool.bytes.get(rest..)?).ok()?;
+    pool.bytes.truncate(rest);
+    Some(JobId::from_entropy(u128::from_le_bytes(entropy)))
+}
+
+const ID_LEN: usize = 16;
+const POOL_LEN: usize = 4_096;

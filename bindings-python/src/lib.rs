@@ -1,0 +1,68 @@
+//! libgateway for Python: the classes under the package `libgateway`.
+//!
+//! Each class is frozen and has its state behind a lock that is held for the call into the core and nothing else. What
+//! calls answer are values of their own here where calls are hot, and dataclasses of `libgateway.values` elsewhere.
+#![forbid(unsafe_code)]
+
+mod billing;
+mod breaker;
+mod convert;
+mod errors;
+mod gateway;
+mod guard;
+mod histogram;
+mod ids;
+mod limiter;
+mod policy;
+mod queue;
+mod spec;
+mod store;
+mod values;
+mod words;
+
+use pyo3::prelude::*;
+
+/// The machines of libgateway. Import them from ``libgateway``.
+#[pymodule(gil_used = false)]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::billing::PyBillingCollector;
+    #[pymodule_export]
+    use crate::breaker::{PyAdmit, PyCircuitBreaker};
+    #[pymodule_export]
+    use crate::errors::error_codes;
+    #[pymodule_export]
+    use crate::gateway::{PyBackendView, PyGateway, PyLease, PySettled, PySettlement, PySteps, PyWatch};
+    #[pymodule_export]
+    use crate::guard::_forked;
+    #[pymodule_export]
+    use crate::histogram::PyHistogram;
+    #[pymodule_export]
+    use crate::ids::PyJobId;
+    #[pymodule_export]
+    use crate::limiter::{PyAnswer, PyKeyedRateLimiter, PyRateLimiter};
+    #[pymodule_export]
+    use crate::nothing;
+    #[pymodule_export]
+    use crate::policy::{
+        PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyRateLimit, PyTimeouts,
+    };
+    #[pymodule_export]
+    use crate::queue::{PyFairQueue, PyTicket};
+    #[pymodule_export]
+    use crate::spec::{PyBackend, PyFailure, PyRoute, PySubmit, PyUsage};
+    #[pymodule_export]
+    use crate::store::PyJobStore;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}
+
+/// Does nothing: what a call costs by itself, for the benchmark.
+#[pyfunction]
+#[pyo3(name = "_nothing")]
+fn nothing() {}

@@ -1,0 +1,475 @@
+//! Limits and policies by value: what gateways, limiters and breakers are told once.
+
+use std::num::NonZeroU32;
+
+use libgateway::error::InputError;
+use libgateway::{
+    Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Payer, PriceBook,
+    RateLimit, RateRule, Retry, Span, Timeouts, Timestamp,
+};
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::convert::{Moment, Seconds, micros, or_now};
+use crate::errors::{OrRaise, Raise};
+use crate::spec::{quoted, value};
+use crate::words::In;
+
+/// A rule of tokens: ``amount`` flow in per ``per``, evenly to the nanosecond, and at most ``burst`` are kept.
+///
+/// >>> from libgateway import RateLimit
+/// >>> RateLimit(amount=90, per=60, burst=10).per_ns
+/// 60000000000
+/// >>> RateLimit(per_second=100, burst=1000)
+/// RateLimit(per_second=100, burst=1000)
+#[pyclass(module = "libgateway", name = "RateLimit", frozen)]
+pub(crate) struct PyRateLimit(pub(crate) RateLimit);
+
+value!(PyRateLimit, RateLimit);
+
+#[pymethods]
+impl PyRateLimit {
+    #[new]
+    #[pyo3(signature = (*, per_second=None, amount=None, per=None, burst=None))]
+    fn new(
+        py: Python<'_>,
+        per_second: Option<u32>,
+        amount: Option<u32>,
+        per: Option<Seconds>,
+        burst: Option<u32>,
+    ) -> PyResult<Self> {
+        rate_of(py, per_second, amount, per, burst).map(Self)
+    }
+
+    /// Tokens that flow in per ``per``.
+    #[getter]
+    fn amount(&self) -> u32 {
+        self.0.amount()
+    }
+
+    /// The time in which they do, in nanoseconds.
+    #[getter]
+    fn per_ns(&self) -> u64 {
+        self.0.per().as_nanos()
+    }
+
+    /// Tokens of a full bucket.
+    #[getter]
+    fn burst(&self) -> u32 {
+        self.0.burst()
+    }
+
+    pub(crate) fn __repr__(&self) -> String {
+        let (amount, per, burst) = (self.0.amount(), self.0.per(), self.0.burst());
+        if per == Span::from_secs(1) {
+            return format!("RateLimit(per_second={amount}, burst={burst})");
+        }
+        format!("RateLimit(amount={amount}, per={}, burst={burst})", per.to_string().trim_end_matches('s'))
+    }
+}
+
+/// The rule that a call's arguments tell. Without a burst, as many are kept as flow in at a time.
+pub(crate) fn rate_of(
+    py: Python<'_>,
+    per_second: Option<u32>,
+    amount: Option<u32>,
+    per: Option<Seconds>,
+    burst: Option<u32>,
+) -> PyResult<RateLimit> {
+    let (amount, per) = match (per_second, amount, per) {
+        (Some(amount), None, None) => (amount, Span::from_secs(1)),
+        (None, Some(amount), Some(per)) => (amount, per.0),
+        (None, None, None) => {
+            let limit = RateLimit::default();
+            return RateLimit::new(limit.amount(), limit.per(), burst.unwrap_or(limit.burst())).or_raise(py);
+        }
+        (None, ..) => {
+            return Err(InputError::Empty { field: if amount.is_none() { "amount" } else { "per" } }.raise(py));
+        }
+        (Some(_), ..) => return Err(InputError::Contradiction { field: "per_second", other: "per" }.raise(py)),
+    };
+    RateLimit::new(amount, per, burst.unwrap_or(amount)).or_raise(py)
+}
+
+/// What a customer may do and what it is worth.
+///
+/// >>> from libgateway import CustomerPolicy, RateLimit
+/// >>> CustomerPolicy(weight=3, rate=RateLimit(per_second=100, burst=1000), running_max=8).weight
+/// 3
+#[pyclass(module = "libgateway", name = "CustomerPolicy", frozen)]
+pub(crate) struct PyCustomerPolicy(pub(crate) CustomerPolicy);
+
+value!(PyCustomerPolicy, CustomerPolicy);
+
+#[pymethods]
+impl PyCustomerPolicy {
+    #[new]
+    #[pyo3(signature = (*, weight=1, rate=None, running_max=4294967295, queued_max=4294967295, tier="standard"))]
+    fn new(
+        py: Python<'_>,
+        weight: u32,
+        rate: Option<&Bound<'_, PyRateLimit>>,
+        running_max: u32,
+        queued_max: u32,
+        tier: &str,
+    ) -> PyResult<Self> {
+        let mut policy = CustomerPolicy::default().weight(weight).running_max(running_max).queued_max(queued_max);
+        policy = policy.tier(tier);
+        policy.rate = rate.map(|rate| rate.get().0);
+        policy.check().or_raise(py)?;
+        Ok(Self(policy))
+    }
+
+    /// Share of GPU time against other customers of the same lane.
+    #[getter]
+    fn weight(&self) -> u32 {
+        self.0.weight
+    }
+
+    /// Rate at which its jobs may start.
+    #[getter]
+    fn rate(&self) -> Option<PyRateLimit> {
+        self.0.rate.map(PyRateLimit)
+    }
+
+    /// Jobs it may have running.
+    #[getter]
+    fn running_max(&self) -> u32 {
+        self.0.running_max
+    }
+
+    /// Jobs it may have waiting.
+    #[getter]
+    fn queued_max(&self) -> u32 {
+        self.0.queued_max
+    }
+
+    /// Price tier.
+    #[getter]
+    fn tier(&self) -> &str {
+        &self.0.tier
+    }
+
+    fn __repr__(&self) -> String {
+        let CustomerPolicy { weight, running_max, queued_max, tier, rate, .. } = &self.0;
+        let rate = rate.map_or_else(|| String::from("None"), |rate| PyRateLimit(rate).__repr__());
+        let tier = quoted(tier);
+        format!(
+            "CustomerPolicy(weight={weight}, rate={rate}, running_max={running_max}, queued_max={queued_max}, tier={tier})"
+        )
+    }
+}
+
+/// The four clocks of a job, each a timedelta or seconds; ``None`` takes the default for that clock.
+///
+/// ``queue``: longest single stay in the queue. ``start``: from submission to the first start. ``run``: of one attempt.
+/// ``total``: from submission to the end.
+///
+/// >>> from libgateway import Timeouts
+/// >>> Timeouts(queue=60, total=600)
+/// Timeouts(queue=60, total=600)
+#[pyclass(module = "libgateway", name = "Timeouts", frozen)]
+pub(crate) struct PyTimeouts(pub(crate) Timeouts);
+
+value!(PyTimeouts, Timeouts);
+
+#[pymethods]
+impl PyTimeouts {
+    #[new]
+    #[pyo3(signature = (*, queue=None, start=None, run=None, total=None))]
+    fn new(queue: Option<Seconds>, start: Option<Seconds>, run: Option<Seconds>, total: Option<Seconds>) -> Self {
+        let span = |value: Option<Seconds>| value.map(|span| span.0);
+        Self(Timeouts { queue: span(queue), start: span(start), run: span(run), total: span(total) })
+    }
+
+    /// Longest single stay in the queue, in nanoseconds.
+    #[getter]
+    fn queue_ns(&self) -> Option<u64> {
+        self.0.queue.map(Span::as_nanos)
+    }
+
+    /// Longest time to the first start, in nanoseconds.
+    #[getter]
+    fn start_ns(&self) -> Option<u64> {
+        self.0.start.map(Span::as_nanos)
+    }
+
+    /// Longest time of one attempt, in nanoseconds.
+    #[getter]
+    fn run_ns(&self) -> Option<u64> {
+        self.0.run.map(Span::as_nanos)
+    }
+
+    /// Longest time to the end, in nanoseconds.
+    #[getter]
+    fn total_ns(&self) -> Option<u64> {
+        self.0.total.map(Span::as_nanos)
+    }
+
+    fn __repr__(&self) -> String {
+        let Timeouts { queue, start, run, total } = self.0;
+        let clocks = [("queue", queue), ("start", start), ("run", run), ("total", total)];
+        let told = clocks.into_iter().filter_map(|(name, span)| Some((name, span?)));
+        let told: Vec<_> =
+            told.map(|(name, span)| format!("{name}={}", span.to_string().trim_end_matches('s'))).collect();
+        format!("Timeouts({})", told.join(", "))
+    }
+}
+
+/// Who pays for an attempt that did not deliver, ``"customer"`` or ``"house"``, and how much more than a lease's time a
+/// device may report: ``tolerance_ppm`` in parts per million, and ``slack`` on top.
+///
+/// >>> from libgateway import BillingPolicy
+/// >>> BillingPolicy(cancelled="house") == BillingPolicy()
+/// False
+#[pyclass(module = "libgateway", name = "BillingPolicy", frozen)]
+pub(crate) struct PyBillingPolicy(pub(crate) BillingPolicy);
+
+value!(PyBillingPolicy, BillingPolicy);
+
+#[pymethods]
+impl PyBillingPolicy {
+    #[new]
+    #[pyo3(signature = (*, failed=In(Payer::House), lost=In(Payer::House), cancelled=In(Payer::Customer),
+                        tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100))),
+        text_signature = "(*, failed='house', lost='house', cancelled='customer', tolerance_ppm=10000, slack=0.1)")]
+    fn new(failed: In<Payer>, lost: In<Payer>, cancelled: In<Payer>, tolerance_ppm: u32, slack: Seconds) -> Self {
+        let policy = BillingPolicy::default().failed(failed.0).lost(lost.0).cancelled(cancelled.0);
+        Self(policy.tolerance_ppm(tolerance_ppm).slack(slack.0))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("BillingPolicy.from_json({})", quoted(&self.to_json()))
+    }
+}
+
+/// What a GPU-second costs, by model (``family/model``) and tier; either may be ``"*"``.
+///
+/// The most telling entry wins. Prices are ``Decimal``, ``int`` or ``str`` in units of the currency, with at most six
+/// decimals; a float is refused.
+///
+/// >>> from decimal import Decimal
+/// >>> from libgateway import PriceBook
+/// >>> book = PriceBook(1, prices={("*", "*"): "0.0012", ("flux/dev", "pro"): Decimal("0.001")})
+/// >>> book.price_micros("flux/dev", "pro"), book.price_micros("wan/default", "standard")
+/// (1000, 1200)
+#[pyclass(module = "libgateway", name = "PriceBook", frozen)]
+pub(crate) struct PyPriceBook(pub(crate) PriceBook);
+
+value!(PyPriceBook, PriceBook);
+
+#[pymethods]
+impl PyPriceBook {
+    #[new]
+    #[pyo3(signature = (version, *, currency="USD", prices=None))]
+    fn new(py: Python<'_>, version: u32, currency: &str, prices: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+        let mut book = PriceBook::new(version, currency).or_raise(py)?;
+        for (key, price) in prices.into_iter().flatten() {
+            let (model, tier): (String, String) = key.extract()?;
+            book = book.price(&model, &tier, micros(&price)?).or_raise(py)?;
+        }
+        Ok(Self(book))
+    }
+
+    /// Which prices a settlement was made with.
+    #[getter]
+    fn version(&self) -> u32 {
+        self.0.version()
+    }
+
+    /// The currency of all its prices.
+    #[getter]
+    fn currency(&self) -> String {
+        self.0.currency().to_string()
+    }
+
+    /// The price of a GPU-second in micro-units; ``None`` where the book has none.
+    fn price_micros(&self, model: &str, tier: &str) -> Option<u64> {
+        match self.0.resolve(model, tier) {
+            libgateway::Price::Unpriced => None,
+            libgateway::Price::PerSecond(price) => Some(price.as_micros()),
+        }
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("<PriceBook version {} of {} prices in {}>", self.0.version(), self.0.len(), self.0.currency())
+    }
+}
+
+/// When a failed attempt is made again: ``base × factor^(attempt − 1)``, at most ``max``, thinned by a jitter that is a
+/// pure function of seed, key and attempt.
+///
+/// >>> from libgateway import Backoff
+/// >>> backoff = Backoff(base=1, factor=2, retries=3)
+/// >>> [backoff.delay(attempt).total_seconds() for attempt in (1, 2, 3)]
+/// [1.0, 2.0, 4.0]
+/// >>> backoff.next_at_ns(1, first_ns=0, now_ns=5_000_000_000), backoff.next_at_ns(4, first_ns=0, now_ns=0)
+/// (6000000000, None)
+#[pyclass(module = "libgateway", name = "Backoff", frozen)]
+pub(crate) struct PyBackoff(pub(crate) BackoffConfig);
+
+value!(PyBackoff, BackoffConfig);
+
+#[pymethods]
+impl PyBackoff {
+    #[new]
+    #[pyo3(signature = (*, base=Seconds(Span::from_secs(1)), factor=None, factor_ppm=None, max=Seconds(Span::from_secs(60)),
+                        retries=3, jitter=None, jitter_ppm=None, total=None, seed=0),
+        text_signature = "(*, base=1, factor=None, factor_ppm=None, max=60, retries=3, jitter=None, \
+                        jitter_ppm=None, total=None, seed=0)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn new(
+        py: Python<'_>,
+        base: Seconds,
+        factor: Option<f64>,
+        factor_ppm: Option<u32>,
+        max: Seconds,
+        retries: u32,
+        jitter: Option<f64>,
+        jitter_ppm: Option<u32>,
+        total: Option<Seconds>,
+        seed: u64,
+    ) -> PyResult<Self> {
+        let factor = ppm_of(py, "factor", factor, factor_ppm)?.unwrap_or(2_000_000);
+        let jitter = ppm_of(py, "jitter", jitter, jitter_ppm)?.unwrap_or(0);
+        let config = BackoffConfig::default().base(base.0).factor_ppm(factor).max(max.0).retries(retries);
+        let config = config.jitter_ppm(jitter).total(total.map(|span| span.0)).seed(seed);
+        Backoff::new(config).or_raise(py)?;
+        Ok(Self(config))
+    }
+
+    /// The wait after the ``attempt``-th failure (from 1) of the thing called ``key``, in nanoseconds. ``retry_after`` is a
+    /// floor.
+    #[pyo3(signature = (attempt, *, key=0, retry_after=None))]
+    fn delay_ns(&self, py: Python<'_>, attempt: u32, key: u128, retry_after: Option<Seconds>) -> PyResult<u64> {
+        Ok(self.schedule(py)?.delay(key, attempt, retry_after.map(|span| span.0)).as_nanos())
+    }
+
+    /// The same as a timedelta, cut to microseconds.
+    #[pyo3(signature = (attempt, *, key=0, retry_after=None))]
+    fn delay<'py>(
+        &self,
+        py: Python<'py>,
+        attempt: u32,
+        key: u128,
+        retry_after: Option<Seconds>,
+    ) -> PyResult<Option<Bound<'py, pyo3::types::PyDelta>>> {
+        let span = self.schedule(py)?.delay(key, attempt, retry_after.map(|span| span.0));
+        crate::spec::delta(py, Some(span))
+    }
+
+    /// When to try again after the ``attempt``-th failure; ``None``: not any more.
+    #[pyo3(signature = (attempt, *, first_ns, key=0, retry_after=None, now_ns=None))]
+    fn next_at_ns(
+        &self,
+        py: Python<'_>,
+        attempt: u32,
+        first_ns: Moment,
+        key: u128,
+        retry_after: Option<Seconds>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Option<u64>> {
+        let retry_after = retry_after.map(|span| span.0);
+        match self.schedule(py)?.next(key, attempt, first_ns.0, or_now(now_ns), retry_after) {
+            Retry::At(at) => Ok(Some(at.as_nanos())),
+            Retry::GiveUp(_) => Ok(None),
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Backoff.from_json({})", quoted(&self.to_json()))
+    }
+}
+
+impl PyBackoff {
+    fn schedule(&self, py: Python<'_>) -> PyResult<Backoff> {
+        Backoff::new(self.0).or_raise(py)
+    }
+}
+
+/// When a circuit breaker opens, for how long, and what closes it again.
+///
+/// >>> from libgateway import BreakerConfig
+/// >>> BreakerConfig(consecutive_failures=3, open_for=15) == BreakerConfig(consecutive_failures=3, open_for=15.0)
+/// True
+#[pyclass(module = "libgateway", name = "BreakerConfig", frozen)]
+pub(crate) struct PyBreakerConfig(pub(crate) CircuitBreakerConfig);
+
+value!(PyBreakerConfig, CircuitBreakerConfig);
+
+#[pymethods]
+impl PyBreakerConfig {
+    #[new]
+    #[pyo3(signature = (*, window=Seconds(Span::from_secs(100)), buckets=10, failure_rate=None, failure_rate_ppm=None,
+                        failure_rate_rule=In(RateRule::AtLeast), calls_min=10, consecutive_failures=Some(5),
+                        open_for=Seconds(Span::from_secs(60)), open_for_factor=2,
+                        open_for_max=Seconds(Span::from_secs(600)), probes_to_close=2,
+                        probe_timeout=Some(Seconds(Span::from_secs(120)))),
+        text_signature = "(*, window=100, buckets=10, failure_rate=None, failure_rate_ppm=None, \
+                        failure_rate_rule='at_least', calls_min=10, consecutive_failures=5, open_for=60, \
+                        open_for_factor=2, open_for_max=600, probes_to_close=2, probe_timeout=120)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn new(
+        py: Python<'_>,
+        window: Seconds,
+        buckets: u8,
+        failure_rate: Option<f64>,
+        failure_rate_ppm: Option<u32>,
+        failure_rate_rule: In<RateRule>,
+        calls_min: u32,
+        consecutive_failures: Option<u32>,
+        open_for: Seconds,
+        open_for_factor: u32,
+        open_for_max: Seconds,
+        probes_to_close: u32,
+        probe_timeout: Option<Seconds>,
+    ) -> PyResult<Self> {
+        let some = |field, value: u32| {
+            let error = InputError::OutOfRange { field, value: 0, min: 1, max: u64::from(u32::MAX) };
+            NonZeroU32::new(value).ok_or(error).or_raise(py)
+        };
+        let rate = ppm_of(py, "failure_rate", failure_rate, failure_rate_ppm)?.unwrap_or(500_000);
+        let consecutive = consecutive_failures.map(|failures| some("consecutive_failures", failures)).transpose()?;
+        let config = CircuitBreakerConfig::default()
+            .window(window.0)
+            .buckets(buckets)
+            .failure_rate_ppm(rate)
+            .failure_rate_rule(failure_rate_rule.0)
+            .calls_min(some("calls_min", calls_min)?)
+            .consecutive_failures(consecutive)
+            .open_for(open_for.0)
+            .open_for_factor(some("open_for_factor", open_for_factor)?)
+            .open_for_max(open_for_max.0)
+            .probes_to_close(some("probes_to_close", probes_to_close)?)
+            .probe_timeout(probe_timeout.map(|span| span.0));
+        CircuitBreaker::new(config, Timestamp::EPOCH).or_raise(py)?;
+        Ok(Self(config))
+    }
+
+    fn __repr__(&self) -> String {
+        format!("BreakerConfig.from_json({})", quoted(&self.to_json()))
+    }
+}
+
+/// A share that may be given as a float or in parts per million, but not as both.
+pub(crate) fn ppm_of(
+    py: Python<'_>,
+    field: &'static str,
+    share: Option<f64>,
+    ppm: Option<u32>,
+) -> PyResult<Option<u32>> {
+    let Some(share) = share else { return Ok(ppm) };
+    if ppm.is_some() {
+        return Err(InputError::Contradiction { field, other: "ppm" }.raise(py));
+    }
+    if !(0.0..=1_000.0).contains(&share) {
+        return Err(InputError::Malformed { field, expected: "a number from 0 to 1000" }.raise(py));
+    }
+    #[expect(clippy::float_arithmetic, reason = "the one place where a share becomes an integer")]
+    let ppm = (share * 1_000_000.0).round();
+    Ok(Some(ppm as u32))
+}

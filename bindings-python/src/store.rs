@@ -1,0 +1,207 @@
+//! The job store by itself.
+
+use libgateway::{JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Output, Span, Timestamp};
+use pyo3::prelude::*;
+
+use crate::convert::{Body, Moment, Seconds, or_now};
+use crate::errors::OrRaise;
+use crate::guard::Guarded;
+use crate::ids::{JobArg, PyJobId, fresh};
+use crate::policy::PyTimeouts;
+use crate::values::ToPy;
+use crate::words::{FailureKind, In};
+
+/// Jobs by id, each with one state that only moves as the lifecycle table says.
+///
+/// ``start`` numbers the attempt; an answer of an attempt that is no longer the present one is refused.
+///
+/// >>> from libgateway import JobStore, StaleAttemptError
+/// >>> store = JobStore(now_ns=0)
+/// >>> job = store.insert("acme", "a red fox", now_ns=0)
+/// >>> lost = store.start(job, now_ns=0)
+/// >>> store.requeue(job, lost, now_ns=0)
+/// >>> attempt = store.start(job, now_ns=0)
+/// >>> try:
+/// ...     store.complete(job, lost, "late.webp", now_ns=0)
+/// ... except StaleAttemptError as error:
+/// ...     error.code
+/// 'stale_attempt'
+/// >>> store.complete(job, attempt, "1.webp", now_ns=0)
+/// >>> str(store.get(job).state), store.get(job).outcome.output
+/// ('complete', '1.webp')
+#[pyclass(module = "libgateway", name = "JobStore", frozen)]
+pub(crate) struct PyJobStore(Guarded<JobStore>);
+
+#[pymethods]
+impl PyJobStore {
+    #[new]
+    #[pyo3(signature = (*, jobs_max=1_000_000, retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000,
+                        payload_len_max=10_485_760, timeouts=None, seed=0, now_ns=None),
+        text_signature = "(*, jobs_max=1000000, retain_for=3600, retained_max=100000, payload_len_max=10485760, \
+                        timeouts=None, seed=0, now_ns=None)")]
+    fn new(
+        jobs_max: u32,
+        retain_for: Seconds,
+        retained_max: u32,
+        payload_len_max: u32,
+        timeouts: Option<&Bound<'_, PyTimeouts>>,
+        seed: u64,
+        now_ns: Option<Moment>,
+    ) -> Self {
+        let config = JobStoreConfig::default().jobs_max(jobs_max).retain_for(retain_for.0).retained_max(retained_max);
+        let timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        let config = config.payload_len_max(payload_len_max).timeouts(timeouts).seed(seed);
+        Self(Guarded::new(JobStore::new(config, or_now(now_ns))))
+    }
+
+    /// Stores a job. Returns its id, or that of the job its idempotency key stands for already.
+    #[pyo3(signature = (customer, payload=None, *, idempotency_key=None, timeouts=None, id=None, now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn insert(
+        &self,
+        py: Python<'_>,
+        customer: &str,
+        payload: Option<Body>,
+        idempotency_key: Option<&str>,
+        timeouts: Option<&Bound<'_, PyTimeouts>>,
+        id: Option<JobArg>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PyJobId> {
+        let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;
+        let mut job = NewJob::new(id, customer);
+        job.payload = payload.map(|body| body.0).unwrap_or_default();
+        job.idempotency_key = idempotency_key;
+        job.timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.insert(now, job))?.or_raise(py).map(PyJobId)
+    }
+
+    /// Lets a queued job run. Returns the number of the attempt, from 1.
+    #[pyo3(signature = (job, *, now_ns=None))]
+    fn start(&self, py: Python<'_>, job: JobArg, now_ns: Option<Moment>) -> PyResult<u32> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.start(now, job.0))?.or_raise(py)
+    }
+
+    /// Takes an attempt's result: ``str`` is a URL, ``bytes`` the result itself.
+    #[pyo3(signature = (job, attempt, output, *, now_ns=None))]
+    fn complete(
+        &self,
+        py: Python<'_>,
+        job: JobArg,
+        attempt: u32,
+        output: OutputArg,
+        now_ns: Option<Moment>,
+    ) -> PyResult<()> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.complete(now, job.0, attempt, output.0))?.or_raise(py)
+    }
+
+    /// Takes an attempt's failure, for good.
+    #[pyo3(signature = (job, attempt, kind, message="", *, status=None, retriable=false, now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn fail(
+        &self,
+        py: Python<'_>,
+        job: JobArg,
+        attempt: u32,
+        kind: In<FailureKind>,
+        message: &str,
+        status: Option<u16>,
+        retriable: bool,
+        now_ns: Option<Moment>,
+    ) -> PyResult<()> {
+        let failure = JobFailure { class: kind.0.class(status).or_raise(py)?, message: message.into(), retriable };
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.fail(now, job.0, attempt, failure))?.or_raise(py)
+    }
+
+    /// Ends an attempt without a verdict: the job waits again.
+    #[pyo3(signature = (job, attempt, *, now_ns=None))]
+    fn requeue(&self, py: Python<'_>, job: JobArg, attempt: u32, now_ns: Option<Moment>) -> PyResult<()> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.requeue(now, job.0, attempt))?.or_raise(py)
+    }
+
+    /// Tells how far an attempt is, in parts per million.
+    #[pyo3(signature = (job, attempt, progress_ppm, *, now_ns=None))]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        job: JobArg,
+        attempt: u32,
+        progress_ppm: u32,
+        now_ns: Option<Moment>,
+    ) -> PyResult<()> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.progress(now, job.0, attempt, progress_ppm))?.or_raise(py)
+    }
+
+    /// Gives a job up, waiting or running.
+    #[pyo3(signature = (job, *, now_ns=None))]
+    fn cancel(&self, py: Python<'_>, job: JobArg, now_ns: Option<Moment>) -> PyResult<()> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.cancel(now, job.0))?.or_raise(py)
+    }
+
+    /// Removes the record of a job that has ended.
+    #[pyo3(signature = (job, *, now_ns=None))]
+    fn delete(&self, py: Python<'_>, job: JobArg, now_ns: Option<Moment>) -> PyResult<()> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.delete(now, job.0))?.or_raise(py)
+    }
+
+    /// A job, a ``StoredJob``; ``None``: no job of that id is known (any more).
+    fn get<'py>(&self, py: Python<'py>, job: JobArg) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.0.with(py, |store| store.get(job.0))?;
+        found.map(|found| found.to_py(py)).transpose()
+    }
+
+    /// The job a customer inserted under an idempotency key.
+    fn by_key(&self, py: Python<'_>, customer: &str, key: &str) -> PyResult<Option<PyJobId>> {
+        Ok(self.0.with(py, |store| store.by_key(customer, key))?.map(PyJobId))
+    }
+
+    /// How many known jobs are in a state.
+    fn count(&self, py: Python<'_>, state: In<JobState>) -> PyResult<u32> {
+        self.0.with(py, |store| store.count(state.0))
+    }
+
+    /// Handles what is due. Returns how much was; every call does it first.
+    #[pyo3(signature = (*, now_ns=None))]
+    fn handle_timeout(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<u32> {
+        let now = or_now(now_ns);
+        self.0.with(py, |store| store.handle_timeout(now))
+    }
+
+    /// When something falls due next, in nanoseconds.
+    #[getter]
+    fn next_deadline_ns(&self, py: Python<'_>) -> PyResult<Option<u64>> {
+        Ok(self.0.with(py, |store| store.next_deadline())?.map(Timestamp::as_nanos))
+    }
+
+    fn __contains__(&self, py: Python<'_>, job: JobArg) -> PyResult<bool> {
+        self.0.with(py, |store| store.get(job.0).is_some())
+    }
+
+    fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let [queued, running] =
+            self.0.with(py, |store| [JobState::Queued, JobState::Running].map(|state| store.count(state)))?;
+        Ok(format!("<JobStore: {queued} queued, {running} running>"))
+    }
+}
+
+/// A result as callers give it: ``str`` is a URL, anything like bytes the result itself.
+pub(crate) struct OutputArg(pub(crate) Output);
+
+impl<'py> FromPyObject<'_, 'py> for OutputArg {
+    type Error = PyErr;
+
+    #[inline]
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match value.cast::<pyo3::types::PyString>() {
+            Ok(text) => Ok(Self(Output::url(text.to_str()?))),
+            Err(_) => value.extract::<Body>().map(|body| Self(Output::inline(body.0))),
+        }
+    }
+}

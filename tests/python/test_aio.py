@@ -1,0 +1,366 @@
+"""Waiting in asyncio: exact in virtual time, the same under uvloop, and from other threads."""
+
+import asyncio
+import gc
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from libgateway import (
+    Backend,
+    CancelReason,
+    CustomerPolicy,
+    Gateway,
+    JobId,
+    JobState,
+    RateLimit,
+    Timeouts,
+    UnknownBackendError,
+    UnknownJobError,
+    WatchKind,
+)
+from libgateway.aio import sleep_ns
+
+from conftest import ROUTE, SECOND, START, Clock, flux
+
+Run = Callable[..., Any]
+
+
+async def turns(n: int = 10) -> None:
+    """Lets everybody else have their turn."""
+    for _ in range(n):
+        await asyncio.sleep(0)
+
+
+def idle(gateway: Gateway) -> bool:
+    """Whether nobody waits and no timer is left."""
+    return len(gateway._waiters) == 0 and not gateway._waiters._states
+
+
+def test_a_worker_gets_each_job_once_in_order(gateway: Gateway, virtual: Run) -> None:
+    async def worker(done: list[int]) -> None:
+        async for lease in gateway.leases(backend="flux-1"):
+            with lease:
+                done.append(lease.job.int)
+                await sleep_ns(SECOND)
+                lease.complete("x")
+
+    async def main() -> list[int]:
+        done: list[int] = []
+        workers = [asyncio.create_task(worker(done)) for _ in range(4)]
+        await turns()
+        jobs = [gateway.submit("acme", ROUTE, id=JobId(n)) for n in range(20)]
+        outcomes = await asyncio.gather(*(gateway.result(job) for job in jobs))
+        assert all(outcomes) and {outcome.output for outcome in outcomes} == {"x"}
+        for task in workers:
+            task.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+        return done
+
+    assert virtual(main()) == list(range(20))
+    assert idle(gateway) and gateway.stats().running == 0
+
+
+def test_a_result_comes_at_the_exact_instant_of_a_deadline(gateway: Gateway, clock: Clock, virtual: Run) -> None:
+    gateway.drain_backend("flux-1")
+
+    async def main() -> int:
+        job = gateway.submit("acme", ROUTE, timeouts=Timeouts(queue=7.5))
+        outcome = await gateway.result(job)
+        assert outcome.cancelled is CancelReason.QUEUE_TIMEOUT and not outcome
+        view = gateway.job(job)
+        assert view is not None and view.finished_ns is not None
+        return view.finished_ns
+
+    assert virtual(main()) == START + 7 * SECOND + SECOND // 2
+    assert idle(gateway)
+
+
+def test_a_deadline_that_moved_away_is_waited_for_again(clock: Clock, virtual: Run) -> None:
+    gateway = Gateway(backends=[flux(lease_for=10)], losses_max=0, clock=clock)
+
+    async def main() -> int:
+        job = gateway.submit("acme", ROUTE)
+        lease = gateway.dispatch()
+        assert lease is not None
+        task = asyncio.create_task(gateway.result(job))
+        await sleep_ns(5 * SECOND)
+        beat = lease.heartbeat()
+        outcome = await task
+        assert outcome.failure is not None and outcome.failure.kind == "lost"
+        view = gateway.job(job)
+        assert view is not None and view.finished_ns == beat
+        return beat
+
+    assert START + 15 * SECOND <= virtual(main()) < START + 16 * SECOND
+    assert idle(gateway)
+
+
+def test_a_worker_is_woken_by_tokens_backoff_and_lost_leases(clock: Clock, virtual: Run) -> None:
+    policy = CustomerPolicy(rate=RateLimit(per_second=1, burst=1))
+    gateway = Gateway(backends=[flux(slots=9, lease_for=100)], customers={"acme": policy}, clock=clock)
+    for _ in range(3):
+        gateway.submit("acme", ROUTE)
+    retried = gateway.submit("zoo", ROUTE)
+
+    async def main() -> list[tuple[str, int]]:
+        seen = []
+        leases = gateway.leases()
+        async for lease in leases:
+            seen.append((lease.customer, (clock.now - START) // SECOND))
+            if lease.customer == "zoo":
+                if lease.attempt == 1:
+                    lease.fail("timeout", retry_after=10)
+                elif lease.attempt == 3:
+                    lease.complete("x")
+                    leases.stop()
+                # The second attempt is left to be lost.
+            else:
+                lease.complete("x")
+        return seen
+
+    seen = virtual(main())
+    assert sorted(seen) == [("acme", 0), ("acme", 1), ("acme", 2), ("zoo", 0), ("zoo", 10), ("zoo", 110)]
+    view = gateway.job(retried)
+    assert view is not None and view.state is JobState.COMPLETE and view.requeues == 1
+    assert idle(gateway)
+
+
+def test_a_leap_that_is_not_believed_does_not_make_a_waiter_spin(gateway: Gateway, clock: Clock, virtual: Run) -> None:
+    gateway.submit("acme", ROUTE)
+    assert gateway.dispatch() is not None
+    clock.tick(7_200 * SECOND)
+    gateway.advance()
+    rounds = 0
+
+    async def main() -> None:
+        nonlocal rounds
+        task = asyncio.create_task(gateway.result(gateway.submit("acme", ROUTE, timeouts=Timeouts(total=50))))
+        gateway.drain_backend("flux-1")
+        fire = gateway._waiters._fire
+
+        def counted(state: Any) -> None:
+            nonlocal rounds
+            rounds += 1
+            fire(state)
+
+        gateway._waiters._fire = counted  # type: ignore[method-assign]
+        assert (await task).cancelled is CancelReason.TOTAL_TIMEOUT
+
+    virtual(main())
+    assert rounds <= 3
+
+
+def test_watching_tells_the_present_then_changes_then_the_end(gateway: Gateway, virtual: Run) -> None:
+    gateway.put_backend(flux(slots=1))
+    first = gateway.submit("acme", ROUTE)
+    job = gateway.submit("acme", ROUTE)
+
+    async def watch() -> list[Any]:
+        return [(event.kind, event.position, event.progress, event.outcome) async for event in gateway.watch(job)]
+
+    async def main() -> list[Any]:
+        task = asyncio.create_task(watch())
+        await turns()
+        with gateway.lease() as lease:
+            assert lease is not None and lease.job == first
+            await turns()
+            lease.complete("x")
+        await turns()
+        with gateway.lease() as lease:
+            assert lease is not None
+            await turns()
+            lease.progress(0.5)
+            await turns()
+            lease.complete("y")
+        return await task
+
+    events = virtual(main())
+    assert [event[:3] for event in events] == [
+        (WatchKind.QUEUED, 1, None),
+        (WatchKind.QUEUED, 0, None),
+        (WatchKind.RUNNING, None, 0.0),
+        (WatchKind.RUNNING, None, 0.5),
+        (WatchKind.ENDED, None, None),
+    ]
+    assert events[-1][3].output == "y"
+    assert idle(gateway)
+
+
+def test_what_is_not_known_is_told_at_once(gateway: Gateway, virtual: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(UnknownJobError):
+            await gateway.result(JobId(1))
+        assert [event.kind async for event in gateway.watch(str(JobId(1)))] == [WatchKind.GONE]
+        with pytest.raises(UnknownBackendError):
+            await gateway.leases(backend="nobody").__anext__()
+        job = gateway.submit("acme", ROUTE)
+        task = asyncio.create_task(gateway.result(job))
+        await turns()
+        gateway.cancel(job)
+        gateway.delete(job)
+        with pytest.raises(UnknownJobError):
+            await task
+
+    virtual(main())
+    assert idle(gateway)
+
+
+def test_a_block_waits_for_a_lease_and_ends_it(gateway: Gateway, virtual: Run) -> None:
+    async def work() -> str:
+        async with gateway.lease(route=ROUTE) as lease:
+            lease.complete("x")
+            return str(lease.job)
+
+    async def main() -> None:
+        task = asyncio.create_task(work())
+        await turns()
+        job = gateway.submit("acme", ROUTE)
+        assert await task == str(job)
+
+    virtual(main())
+    assert idle(gateway)
+
+
+def test_stopping_ends_the_iteration_and_takes_no_further_lease(gateway: Gateway, virtual: Run) -> None:
+    async def main() -> None:
+        leases = gateway.leases()
+        task = asyncio.create_task(leases.__anext__())
+        await turns()
+        leases.stop()
+        with pytest.raises(StopAsyncIteration):
+            await task
+        gateway.submit("acme", ROUTE)
+        assert [lease async for lease in leases] == []
+
+    virtual(main())
+    assert idle(gateway) and gateway.stats().queued == 1
+
+
+def test_change_is_told(gateway: Gateway, virtual: Run) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(gateway.changed())
+        await turns()
+        assert not task.done()
+        gateway.put_backend(Backend("wan-1", modality="image", family="wan"))
+        await task
+
+    virtual(main())
+    assert idle(gateway)
+
+
+def test_events_that_were_fetched_or_dropped_wake_everybody(clock: Clock, virtual: Run) -> None:
+    gateway = Gateway(backends=[flux(slots=50)], events_max=2, clock=clock)
+
+    async def main() -> None:
+        jobs = [gateway.submit("acme", ROUTE) for _ in range(10)]
+        tasks = [asyncio.create_task(gateway.result(job)) for job in jobs]
+        await turns()
+        for lease in gateway.dispatch_many(10):
+            lease.complete("x")
+        gateway.poll_events()
+        assert all(await asyncio.gather(*tasks))
+
+    virtual(main())
+    assert idle(gateway)
+
+
+def test_it_works_in_real_time_and_with_other_threads(run: Run) -> None:
+    gateway = Gateway(backends=[flux(slots=64)])
+    count = 300
+
+    def workers() -> None:
+        done = 0
+        while done < count:
+            for lease in gateway.dispatch_many(16):
+                lease.complete(b"x")
+                done += 1
+
+    async def main() -> int:
+        thread = threading.Thread(target=workers)
+        thread.start()
+        try:
+            jobs = [gateway.submit(f"c{n % 7}", ROUTE) for n in range(count)]
+            outcomes = await asyncio.gather(*(gateway.result(job) for job in jobs))
+        finally:
+            thread.join()
+        return sum(map(bool, outcomes))
+
+    assert run(main()) == count
+    assert idle(gateway)
+
+
+def test_real_deadlines_fire_in_real_time(run: Run) -> None:
+    gateway = Gateway(backends=[flux()])
+    gateway.drain_backend("flux-1")
+
+    async def main() -> None:
+        job = gateway.submit("acme", ROUTE, timeouts=Timeouts(queue=0.02))
+        outcome = await asyncio.wait_for(gateway.result(job), 60)
+        assert outcome.cancelled is CancelReason.QUEUE_TIMEOUT
+        view = gateway.job(job)
+        assert view is not None and view.finished_ns == view.created_ns + SECOND // 50
+
+    run(main())
+    assert idle(gateway)
+
+
+def test_two_loops_may_wait_for_one_gateway() -> None:
+    gateway = Gateway(backends=[flux(slots=64)])
+    jobs = [gateway.submit("acme", ROUTE) for _ in range(40)]
+    started = threading.Barrier(3)
+    outcomes: list[Any] = []
+
+    def wait(own: list[JobId]) -> None:
+        async def main() -> None:
+            tasks = [asyncio.create_task(gateway.result(job)) for job in own]
+            await turns()
+            started.wait()
+            outcomes.extend(await asyncio.gather(*tasks))
+
+        asyncio.run(main())
+
+    threads = [threading.Thread(target=wait, args=(jobs[n::2],)) for n in range(2)]
+    for thread in threads:
+        thread.start()
+    started.wait()
+    for lease in gateway.dispatch_many(100):
+        lease.complete("x")
+    for thread in threads:
+        thread.join()
+    assert len(outcomes) == 40 and all(outcomes)
+    assert idle(gateway)
+
+
+def test_a_loop_that_was_closed_on_its_waiters_is_forgotten(gateway: Gateway) -> None:
+    loop = asyncio.new_event_loop()
+    task = loop.create_task(gateway.leases().__anext__())
+    loop.run_until_complete(turns())
+    assert len(gateway._waiters) == 1
+    task.cancel()
+    task._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.close()
+    gateway.submit("acme", ROUTE)
+    assert not gateway._waiters._states
+    gateway.submit("acme", ROUTE)
+    assert gateway.stats().queued == 2
+    del task
+    gc.collect()
+
+
+def test_a_gateway_that_was_waited_for_is_collected(virtual: Run, clock: Clock) -> None:
+    gateway = Gateway(backends=[flux()], clock=clock)
+
+    async def main() -> None:
+        task = asyncio.create_task(gateway.leases().__anext__())
+        await turns()
+        gateway.submit("acme", ROUTE)
+        (await task).complete("x")
+
+    virtual(main())
+    gone = weakref.ref(gateway)
+    del gateway, main
+    gc.collect()
+    assert gone() is None
