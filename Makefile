@@ -49,6 +49,7 @@ lint: lint-format lint-clippy lint-docs lint-rules ## Check format, lints, docum
 .PHONY: bench
 bench: ## Measure against the peers, side by side in one run
 	$(CARGO) run$(LOCKED) --release -p libgateway-tests --features bench --bin bench
+	$(MAKE) bench-python
 
 .PHONY: wheel
 wheel: $(PY)/build/.ready ## Build the Python wheel: target/wheels
@@ -126,6 +127,13 @@ test-python-wheel:
 	$(PY)/test/bin/pip install -q --disable-pip-version-check -r tests/python/requirements.txt target/wheels/*.whl
 	cd tests/python && GATEWAY_SCRIPT="$(CURDIR)/target/debug/script" "$(CURDIR)/$(PY)/test/bin/python" -m pytest -q
 	cd $(PY) && "$(CURDIR)/$(PY)/test/bin/python" -m pytest -q -p no:cacheprovider --doctest-modules --pyargs libgateway
+
+.PHONY: bench-python
+bench-python: wheel ## Measure Python's side beside its peers
+	@test -x $(PY)/bench/bin/python || "$(PYTHON)" -m venv $(PY)/bench
+	$(PY)/bench/bin/pip install -q --disable-pip-version-check -r tests/python/requirements-bench.txt
+	$(PY)/bench/bin/pip install -q --disable-pip-version-check --force-reinstall --no-deps target/wheels/*.whl
+	$(PY)/bench/bin/python tests/python/bench.py target/bench.json
 
 $(PY)/build/.ready: bindings-python/requirements.txt
 	@mkdir -p $(PY)
