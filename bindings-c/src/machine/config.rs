@@ -1,0 +1,420 @@
+//! The options a gateway is made with.
+
+use std::ffi::c_char;
+use std::num::NonZeroU32;
+
+use libgateway::{
+    BackoffConfig, BillingPolicy, CircuitBreakerConfig, CustomerPolicy, GatewayConfig, GpuNanos, Ordering, Payer,
+    RateLimit, RateRule, Span,
+};
+
+use crate::failure::Failure;
+use crate::input::{Options, choice, optional_span, optional_text, options, timeouts};
+
+/// Customers of one lane follow each other by weight and cost.
+pub const GATEWAY_ORDERING_FAIR: u32 = 0;
+/// Customers of one lane follow each other by arrival.
+pub const GATEWAY_ORDERING_FIFO: u32 = 1;
+
+/// The customer pays.
+pub const GATEWAY_PAYER_CUSTOMER: u32 = 0;
+/// Nobody pays: the settlement tells the GPU time as absorbed.
+pub const GATEWAY_PAYER_HOUSE: u32 = 1;
+
+/// The threshold itself opens the breaker.
+pub const GATEWAY_RATE_AT_LEAST: u32 = 0;
+/// Only more than the threshold opens the breaker.
+pub const GATEWAY_RATE_ABOVE: u32 = 1;
+
+/// A microsecond, a millisecond, a second, a minute and an hour in nanoseconds.
+pub const GATEWAY_MICROSECOND: u64 = 1000;
+/// See `GATEWAY_MICROSECOND`.
+pub const GATEWAY_MILLISECOND: u64 = 1000000;
+/// See `GATEWAY_MICROSECOND`.
+pub const GATEWAY_SECOND: u64 = 1000000000;
+/// See `GATEWAY_MICROSECOND`.
+pub const GATEWAY_MINUTE: u64 = 60000000000;
+/// See `GATEWAY_MICROSECOND`.
+pub const GATEWAY_HOUR: u64 = 3600000000000;
+
+/// What a customer may do and what it is worth. Begin with `GATEWAY_CUSTOMER_POLICY_INIT`.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_customer_policy {
+    /// `sizeof(gateway_customer_policy)`.
+    pub size: usize,
+    /// Its price tier; NULL is "standard".
+    pub tier: *const c_char,
+    /// The time in which `rate_amount` tokens flow in, in nanoseconds; 0: its rate is not limited.
+    pub rate_per: u64,
+    /// Tokens that flow in per `rate_per`.
+    pub rate_amount: u32,
+    /// Tokens kept at most.
+    pub rate_burst: u32,
+    /// Its share against others of the same lane, 1 to 1 000 000. Default 1.
+    pub weight: u32,
+    /// Jobs it may have running. Default: any number.
+    pub running_max: u32,
+    /// Jobs it may have waiting. Default: any number.
+    pub queued_max: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// When and how often failed attempts are tried again: `base`, then times `factor_ppm`, at most `max`. Begin with
+/// `GATEWAY_BACKOFF_CONFIG_INIT`, which waits 1, 2 and 4 seconds and then gives up.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_backoff_config {
+    /// `sizeof(gateway_backoff_config)`.
+    pub size: usize,
+    /// The wait after the first failure in nanoseconds. Default 1 s.
+    pub base: u64,
+    /// The longest wait. Default 60 s.
+    pub max: u64,
+    /// The longest time from the start of the first attempt to the start of the last; 0: no end. Default 0.
+    pub total: u64,
+    /// What the jitter is drawn from. Default 0.
+    pub seed: u64,
+    /// What each further wait is multiplied by, in parts per million, 1 000 000 to 1 000 000 000. Default 2 000 000.
+    pub factor_ppm: u32,
+    /// How many failures may be followed by another attempt. Default 3.
+    pub retries: u32,
+    /// How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 0.
+    pub jitter_ppm: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// When a breaker opens, for how long, and what closes it again. Begin with `GATEWAY_BREAKER_CONFIG_INIT`.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_breaker_config {
+    /// `sizeof(gateway_breaker_config)`.
+    pub size: usize,
+    /// How far back results are counted, in nanoseconds. Default 100 s.
+    pub window: u64,
+    /// How long it stays open the first time; `GATEWAY_FOREVER`: until it is forced. Default 60 s.
+    pub open_for: u64,
+    /// What the open time grows to at most. Default 10 min.
+    pub open_for_max: u64,
+    /// After this time a probe without an answer counts as failed; 0: never. Default 120 s.
+    pub probe_timeout: u64,
+    /// Into how many buckets the window is cut, 1 to 64. Default 10.
+    pub buckets: u32,
+    /// The share of failures in the window that opens it, in parts per million. Default 500 000.
+    pub failure_rate_ppm: u32,
+    /// Whether reaching the share opens, or only exceeding it: `GATEWAY_RATE_AT_LEAST` or `GATEWAY_RATE_ABOVE`.
+    pub failure_rate_rule: u32,
+    /// The share says nothing before this many results, at least 1. Default 10.
+    pub calls_min: u32,
+    /// This many failures in a row open it; 0: never. Default 5.
+    pub consecutive_failures: u32,
+    /// What the open time is multiplied by each time a probe fails, at least 1. Default 2.
+    pub open_for_factor: u32,
+    /// How many probes must succeed, one after the other, to close it, at least 1. Default 2.
+    pub probes_to_close: u32,
+    /// Must be 0.
+    pub reserved: u32,
+}
+
+/// Limits and policies of a gateway. Begin with `GATEWAY_CONFIG_INIT`, then set what should differ. Spans are in
+/// nanoseconds.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_config {
+    /// `sizeof(gateway_config)`.
+    pub size: usize,
+    /// Keys every hash table and draws the jitter. Take it from a random source and keep it with the log. Default 0.
+    pub seed: u64,
+    /// Customers without a policy of their own get this one; NULL: the default one.
+    pub customer: *const gateway_customer_policy,
+    /// When and how often failed attempts are tried again; NULL: as by default.
+    pub backoff: *const gateway_backoff_config,
+    /// The breaker of each backend, without its `probe_timeout`: a probe is a lease and ends as one. NULL: as by default.
+    pub breaker: *const gateway_breaker_config,
+    /// A waiting job is lifted one lane each time it has waited so long; 0: never. Default 0.
+    pub age_after: u64,
+    /// GPU time a job is expected to take when its submission does not say. Default 1 s.
+    pub estimate: u64,
+    /// A lease ends when nothing was heard of it for so long. Backends may have their own. Default 300 s.
+    pub lease_for: u64,
+    /// Longest single stay of a job in the queue, for jobs that do not bring their own; 0: no end. Default 0.
+    pub timeout_queue: u64,
+    /// Longest time from submission to the first start. 0: no end. Default 0.
+    pub timeout_start: u64,
+    /// Longest time of one attempt. 0: no end. Default 0.
+    pub timeout_run: u64,
+    /// Longest time from submission to the end. 0: no end. Default 0.
+    pub timeout_total: u64,
+    /// How much more than the lease's time a device may report, beyond `billing_tolerance_ppm`. Default 100 ms.
+    pub billing_slack: u64,
+    /// Ended jobs are kept so long. Default 1 h.
+    pub retain_for: u64,
+    /// A customer without jobs is forgotten after so long. Default 600 s.
+    pub customer_idle: u64,
+    /// A batch of settlements that is neither confirmed nor given back returns to the outbox after so long. Default 60 s.
+    pub settle_within: u64,
+    /// A reading of the clock further ahead is not believed while jobs are live. Default 1 h.
+    pub clock_jump_max: u64,
+    /// How customers of one lane follow each other: `GATEWAY_ORDERING_FAIR` or `GATEWAY_ORDERING_FIFO`.
+    pub ordering: u32,
+    /// How often a job may lose its worker before it is in error, at most 65 535. Default 5.
+    pub losses_max: u32,
+    /// Who pays for an attempt that failed. Default `GATEWAY_PAYER_HOUSE`.
+    pub billing_failed: u32,
+    /// Who pays for an attempt whose worker vanished. Default `GATEWAY_PAYER_HOUSE`.
+    pub billing_lost: u32,
+    /// Who pays for an attempt that ran when its job was cancelled. Default `GATEWAY_PAYER_CUSTOMER`.
+    pub billing_cancelled: u32,
+    /// How much more than the lease's time a device may report, in parts per million. Default 10 000.
+    pub billing_tolerance_ppm: u32,
+    /// Jobs that have not ended and settlements not confirmed, together. Default 2 000 000.
+    pub jobs_max: u32,
+    /// Longest payload in bytes. Default 10 MiB.
+    pub payload_len_max: u32,
+    /// Longest output and longest failure message in bytes. Default 1 MiB.
+    pub output_len_max: u32,
+    /// Ended jobs that are kept at most. Default 100 000.
+    pub retained_max: u32,
+    /// Customers known at once. Default 1 000 000.
+    pub customers_max: u32,
+    /// Routes known at once. Default 10 000.
+    pub routes_max: u32,
+    /// Modality and family pairs known at once. Default 1 000.
+    pub families_max: u32,
+    /// Backends known at once. Default 10 000.
+    pub backends_max: u32,
+    /// Events kept for a host that does not fetch them. Default 16 384.
+    pub events_max: u32,
+    /// Deadlines one call handles at most. Default 1 024.
+    pub due_max: u32,
+}
+
+// SAFETY: repr(C), begins with its size, and has integers and pointers only.
+unsafe impl Options for gateway_customer_policy {
+    const DEFAULT: Self = Self {
+        size: size_of::<Self>(),
+        tier: std::ptr::null(),
+        rate_per: 0,
+        rate_amount: 0,
+        rate_burst: 0,
+        weight: 1,
+        running_max: u32::MAX,
+        queued_max: u32::MAX,
+        reserved: 0,
+    };
+}
+
+// SAFETY: repr(C), begins with its size, and has integers only.
+unsafe impl Options for gateway_backoff_config {
+    const DEFAULT: Self = Self {
+        size: size_of::<Self>(),
+        base: GATEWAY_SECOND,
+        max: GATEWAY_MINUTE,
+        total: 0,
+        seed: 0,
+        factor_ppm: 2_000_000,
+        retries: 3,
+        jitter_ppm: 0,
+        reserved: 0,
+    };
+}
+
+// SAFETY: repr(C), begins with its size, and has integers only.
+unsafe impl Options for gateway_breaker_config {
+    const DEFAULT: Self = Self {
+        size: size_of::<Self>(),
+        window: 100 * GATEWAY_SECOND,
+        open_for: GATEWAY_MINUTE,
+        open_for_max: 10 * GATEWAY_MINUTE,
+        probe_timeout: 2 * GATEWAY_MINUTE,
+        buckets: 10,
+        failure_rate_ppm: 500_000,
+        failure_rate_rule: GATEWAY_RATE_AT_LEAST,
+        calls_min: 10,
+        consecutive_failures: 5,
+        open_for_factor: 2,
+        probes_to_close: 2,
+        reserved: 0,
+    };
+}
+
+// SAFETY: repr(C), begins with its size, and has integers and pointers only.
+unsafe impl Options for gateway_config {
+    const DEFAULT: Self = Self {
+        size: size_of::<Self>(),
+        seed: 0,
+        customer: std::ptr::null(),
+        backoff: std::ptr::null(),
+        breaker: std::ptr::null(),
+        age_after: 0,
+        estimate: GATEWAY_SECOND,
+        lease_for: 300 * GATEWAY_SECOND,
+        timeout_queue: 0,
+        timeout_start: 0,
+        timeout_run: 0,
+        timeout_total: 0,
+        billing_slack: 100 * GATEWAY_MILLISECOND,
+        retain_for: GATEWAY_HOUR,
+        customer_idle: 10 * GATEWAY_MINUTE,
+        settle_within: GATEWAY_MINUTE,
+        clock_jump_max: GATEWAY_HOUR,
+        ordering: GATEWAY_ORDERING_FAIR,
+        losses_max: 5,
+        billing_failed: GATEWAY_PAYER_HOUSE,
+        billing_lost: GATEWAY_PAYER_HOUSE,
+        billing_cancelled: GATEWAY_PAYER_CUSTOMER,
+        billing_tolerance_ppm: 10_000,
+        jobs_max: 2_000_000,
+        payload_len_max: 10_485_760,
+        output_len_max: 1_048_576,
+        retained_max: 100_000,
+        customers_max: 1_000_000,
+        routes_max: 10_000,
+        families_max: 1_000,
+        backends_max: 10_000,
+        events_max: 16_384,
+        due_max: 1_024,
+    };
+}
+
+/// A field that is kept for later and has to be 0 until then.
+pub(crate) fn reserved(value: u32) -> Result<(), Failure> {
+    if value == 0 { Ok(()) } else { Err(Failure::range("reserved", u64::from(value), 0, 0)) }
+}
+
+impl gateway_customer_policy {
+    /// # Safety
+    /// The tier is NULL or a text that ends in a NUL.
+    pub(crate) unsafe fn read(&self) -> Result<CustomerPolicy, Failure> {
+        reserved(self.reserved)?;
+        let mut policy = CustomerPolicy::default().weight(self.weight);
+        policy = policy.running_max(self.running_max).queued_max(self.queued_max);
+        // SAFETY: the caller's promise.
+        if let Some(tier) = unsafe { optional_text(self.tier, "tier") }? {
+            policy = policy.tier(tier);
+        }
+        if let Some(per) = optional_span(self.rate_per) {
+            policy = policy.rate(RateLimit::new(self.rate_amount, per, self.rate_burst)?);
+        }
+        Ok(policy)
+    }
+}
+
+impl gateway_backoff_config {
+    pub(crate) fn read(&self) -> Result<BackoffConfig, Failure> {
+        reserved(self.reserved)?;
+        Ok(BackoffConfig::default()
+            .base(Span::from_nanos(self.base))
+            .max(Span::from_nanos(self.max))
+            .total(optional_span(self.total))
+            .seed(self.seed)
+            .factor_ppm(self.factor_ppm)
+            .retries(self.retries)
+            .jitter_ppm(self.jitter_ppm))
+    }
+}
+
+impl gateway_breaker_config {
+    pub(crate) fn read(&self) -> Result<CircuitBreakerConfig, Failure> {
+        reserved(self.reserved)?;
+        let max = u64::from(CircuitBreakerConfig::BUCKETS_MAX);
+        let buckets = u8::try_from(self.buckets);
+        let buckets = buckets.map_err(|_| Failure::range("buckets", u64::from(self.buckets), 1, max))?;
+        let some =
+            |field, value: u32| NonZeroU32::new(value).ok_or_else(|| Failure::range(field, 0, 1, u64::from(u32::MAX)));
+        Ok(CircuitBreakerConfig::default()
+            .window(Span::from_nanos(self.window))
+            .open_for(Span::from_nanos(self.open_for))
+            .open_for_max(Span::from_nanos(self.open_for_max))
+            .probe_timeout(optional_span(self.probe_timeout))
+            .buckets(buckets)
+            .failure_rate_ppm(self.failure_rate_ppm)
+            .failure_rate_rule(choice(
+                self.failure_rate_rule,
+                &[RateRule::AtLeast, RateRule::Above],
+                "failure_rate_rule",
+            )?)
+            .calls_min(some("calls_min", self.calls_min)?)
+            .consecutive_failures(NonZeroU32::new(self.consecutive_failures))
+            .open_for_factor(some("open_for_factor", self.open_for_factor)?)
+            .probes_to_close(some("probes_to_close", self.probes_to_close)?))
+    }
+}
+
+impl gateway_config {
+    /// # Safety
+    /// Each pointer is NULL or points to what its field says.
+    pub(crate) unsafe fn read(&self) -> Result<GatewayConfig, Failure> {
+        let max = u64::from(u16::MAX);
+        let losses = u16::try_from(self.losses_max);
+        let losses = losses.map_err(|_| Failure::range("losses_max", u64::from(self.losses_max), 0, max))?;
+        let payer = |value, field| choice(value, &[Payer::Customer, Payer::House], field);
+        let billing = BillingPolicy::default()
+            .failed(payer(self.billing_failed, "billing_failed")?)
+            .lost(payer(self.billing_lost, "billing_lost")?)
+            .cancelled(payer(self.billing_cancelled, "billing_cancelled")?)
+            .tolerance_ppm(self.billing_tolerance_ppm)
+            .slack(Span::from_nanos(self.billing_slack));
+        // SAFETY: the caller's promise.
+        let (customer, backoff, breaker) = unsafe {
+            (
+                options(self.customer, "customer")?.read()?,
+                options(self.backoff, "backoff")?.read()?,
+                options(self.breaker, "breaker")?.read()?,
+            )
+        };
+        Ok(GatewayConfig::default()
+            .seed(self.seed)
+            .ordering(choice(self.ordering, &[Ordering::Fair, Ordering::Fifo], "ordering")?)
+            .age_after(optional_span(self.age_after))
+            .customer(customer)
+            .estimate(GpuNanos::from_nanos(self.estimate))
+            .lease_for(Span::from_nanos(self.lease_for))
+            .timeouts(timeouts(self.timeout_queue, self.timeout_start, self.timeout_run, self.timeout_total))
+            .backoff(backoff)
+            .losses_max(losses)
+            .breaker(breaker)
+            .billing(billing)
+            .jobs_max(self.jobs_max)
+            .payload_len_max(self.payload_len_max)
+            .output_len_max(self.output_len_max)
+            .retain_for(Span::from_nanos(self.retain_for))
+            .retained_max(self.retained_max)
+            .customers_max(self.customers_max)
+            .customer_idle(Span::from_nanos(self.customer_idle))
+            .routes_max(self.routes_max)
+            .families_max(self.families_max)
+            .backends_max(self.backends_max)
+            .events_max(self.events_max)
+            .settle_within(Span::from_nanos(self.settle_within))
+            .clock_jump_max(Span::from_nanos(self.clock_jump_max))
+            .due_max(self.due_max))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_those_of_the_library() {
+        // SAFETY: the default options have no pointers.
+        let config = unsafe { gateway_config::DEFAULT.read() }.unwrap();
+        assert_eq!(config, GatewayConfig::default());
+    }
+
+    #[test]
+    fn no_struct_of_options_has_a_gap() {
+        // With whole words, and no gap before the end, no size tells half of a field.
+        assert_eq!(size_of::<gateway_customer_policy>(), 8 * 3 + 4 * 6);
+        assert_eq!(size_of::<gateway_backoff_config>(), 8 * 5 + 4 * 4);
+        assert_eq!(size_of::<gateway_breaker_config>(), 8 * 5 + 4 * 8);
+        assert_eq!(size_of::<gateway_config>(), 8 * 17 + 4 * 16);
+    }
+}

@@ -1,0 +1,242 @@
+//! Calls that wait: for a job, for an end, for a change. The only ones that read the system's clock.
+
+use std::ffi::{c_char, c_void};
+use std::time::Duration;
+
+use libgateway::{Dispatch, Gateway, Timestamp, Watch, WatchEvent, WatchStep};
+
+use super::lease::{hand_out, hand_out_all};
+use super::transaction::{gateway_tx_body, transact};
+use super::{enter, tell};
+use crate::failure::Failure;
+use crate::guard::guard;
+use crate::handle::{Handle, gateway, gateway_lease};
+use crate::ids::gateway_job_id;
+use crate::input::{Out, at, job_id, outs, text};
+use crate::names::state_number;
+use crate::status::*;
+use crate::version::gateway_now;
+
+/// What an attempt came to.
+enum Attempt<T> {
+    Done(T),
+    /// Not now, but perhaps at this instant, or after the next change.
+    NotNow(Option<Timestamp>),
+}
+
+/// Whom a caller waits with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Line {
+    /// One is woken by a change, and wakes the next if it got something.
+    Dispatchers,
+    /// All are woken by every change.
+    Others,
+}
+
+/// Tries until it works, asleep in between: until a change, until the instant the attempt named, at most until `until`,
+/// or until `gateway_wake`. `None`: it did not work by then.
+fn wait<T>(
+    gw: *mut gateway,
+    line: Line,
+    until: u64,
+    mut attempt: impl FnMut(&mut Gateway, u64) -> Result<Attempt<T>, Failure>,
+) -> Result<Option<T>, Failure> {
+    let mut held = enter(gw)?;
+    let slot = held.slot();
+    let signal = if line == Line::Dispatchers { &slot.turn } else { &slot.change };
+    let ends = held.object::<gateway>()?.ends;
+    loop {
+        let now = gateway_now();
+        let machine = held.object::<gateway>()?;
+        let result = attempt(&mut machine.gateway, now);
+        tell(&mut held)?;
+        let machine = held.object::<gateway>()?;
+        let wake = match result {
+            Ok(Attempt::NotNow(wake)) if until > now && machine.ends == ends => wake,
+            other => {
+                // Where there was one there may be more, and who gives up may have been woken for nothing: the next
+                // caller looks, and the last one finds nothing.
+                if machine.dispatchers > 0 {
+                    slot.turn.notify_one();
+                }
+                return other.map(|attempt| match attempt {
+                    Attempt::Done(value) => Some(value),
+                    Attempt::NotNow(_) => None,
+                });
+            }
+        };
+        let wake = wake.map_or(until, |wake| wake.as_nanos().min(until));
+        let pause = (wake != u64::MAX).then(|| Duration::from_nanos(wake.saturating_sub(now)));
+        *machine.line(line) += 1;
+        held = held.wait(signal, pause, gateway::NAME)?;
+        *held.object::<gateway>()?.line(line) -= 1;
+    }
+}
+
+impl super::Machine {
+    fn line(&mut self, line: Line) -> &mut u32 {
+        match line {
+            Line::Dispatchers => &mut self.dispatchers,
+            Line::Others => &mut self.others,
+        }
+    }
+}
+
+/// Leases the next job, and waits for one until `until`, an instant of `gateway_now`; `GATEWAY_FOREVER` waits without
+/// end. Else as `gateway_dispatch`.
+///
+/// `GATEWAY_WAIT`: there was none by then, or somebody called `gateway_wake`.
+/// Errors: as `gateway_dispatch`; `GATEWAY_INVALID_HANDLE` also where the gateway is freed meanwhile. May be called from
+/// any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wait_dispatch(
+    gw: *mut gateway,
+    until: u64,
+    lease: *mut *mut gateway_lease,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let lease = unsafe { Out::required(lease, "lease") }?;
+        let granted = wait(gw, Line::Dispatchers, until, |gateway, now| match gateway.dispatch(at(now)) {
+            Dispatch::Lease(granted) => Ok(Attempt::Done(hand_out(gateway, now, granted)?)),
+            Dispatch::Wait { until } => Ok(Attempt::NotNow(until)),
+        })?;
+        Ok(granted.map_or(GATEWAY_WAIT, |handle| {
+            lease.set(handle);
+            GATEWAY_OK
+        }))
+    })
+}
+
+/// Leases up to `max` jobs to a backend, and waits for the first until `until`. Else as `gateway_dispatch_to` and
+/// `gateway_wait_dispatch`.
+///
+/// Errors: as there. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wait_dispatch_to(
+    gw: *mut gateway,
+    backend: *const c_char,
+    until: u64,
+    leases: *mut *mut gateway_lease,
+    max: usize,
+    count: *mut usize,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (backend, out, count) =
+            unsafe { (text(backend, "backend")?, outs(leases, max, "leases")?, Out::required(count, "count")?) };
+        let max = u32::try_from(max).unwrap_or(u32::MAX);
+        let mut out = Some(out);
+        let granted = wait(gw, Line::Others, until, |gateway, now| {
+            let granted = gateway.dispatch_to(at(now), backend, max)?;
+            // A list is handed out once: the attempt that gets one is the last.
+            match out.take_if(|_| !granted.is_empty() || max == 0) {
+                Some(out) => Ok(Attempt::Done(hand_out_all(gateway, now, granted, out)?)),
+                None => Ok(Attempt::NotNow(gateway.next_deadline())),
+            }
+        })?;
+        count.set(granted.unwrap_or(0));
+        Ok(if granted.unwrap_or(0) == 0 { GATEWAY_WAIT } else { GATEWAY_OK })
+    })
+}
+
+/// Waits until a job has ended, at most until `until`. `*state` is how: `GATEWAY_STATE_COMPLETE` and its like; it may be
+/// NULL. `gateway_read_job` and `gateway_job_outcome` tell more.
+///
+/// `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job is not known, or no
+/// longer. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
+/// called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wait_ended(
+    gw: *mut gateway,
+    job: gateway_job_id,
+    until: u64,
+    state: *mut u32,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let state = unsafe { Out::optional(state, "state") }?;
+        let mut watch = Watch::new(job_id(job));
+        let ended = wait(gw, Line::Others, until, |gateway, now| {
+            gateway.advance(at(now));
+            loop {
+                match watch.poll(gateway) {
+                    WatchStep::Event(WatchEvent::Ended(outcome)) => return Ok(Attempt::Done(Some(outcome.state()))),
+                    WatchStep::Event(WatchEvent::Gone) | WatchStep::Done => return Ok(Attempt::Done(None)),
+                    WatchStep::Event(_) => {}
+                    WatchStep::Wait => return Ok(Attempt::NotNow(gateway.next_deadline())),
+                }
+            }
+        })?;
+        Ok(match ended {
+            None => GATEWAY_WAIT,
+            Some(None) => GATEWAY_NONE,
+            Some(Some(ended)) => {
+                state.set(state_number(ended));
+                GATEWAY_OK
+            }
+        })
+    })
+}
+
+/// Runs a transaction; while its body returns `GATEWAY_WAIT`, waits for a change and runs it again, at most until
+/// `until`. Else as `gateway_transaction`.
+///
+/// Errors: as there. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wait_transaction(
+    gw: *mut gateway,
+    until: u64,
+    body: gateway_tx_body,
+    context: *mut c_void,
+) -> gateway_status {
+    guard(|| {
+        let body = body.ok_or_else(|| Failure::pointer("body"))?;
+        let status = wait(gw, Line::Others, until, |gateway, now| match transact(gateway, now, body, context) {
+            GATEWAY_WAIT => Ok(Attempt::NotNow(gateway.next_deadline())),
+            status => Ok(Attempt::Done(status)),
+        })?;
+        Ok(status.unwrap_or(GATEWAY_WAIT))
+    })
+}
+
+/// Waits until something has changed that may help somebody who waits, at most until `until`. `*changes` is the number
+/// `gateway_changes` told before, and the new one after; so nothing that happens between two calls is missed. What is due
+/// is handled meanwhile.
+///
+/// `GATEWAY_WAIT`: nothing had by then, or somebody called `gateway_wake`.
+/// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from
+/// any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wait_change(gw: *mut gateway, until: u64, changes: *mut u64) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (seen, changes) = unsafe { (crate::input::given(changes, "changes")?, Out::required(changes, "changes")?) };
+        let now = wait(gw, Line::Others, until, |gateway, now| {
+            gateway.advance(at(now));
+            let present = gateway.changes();
+            Ok(if present == seen { Attempt::NotNow(gateway.next_deadline()) } else { Attempt::Done(present) })
+        })?;
+        Ok(now.map_or(GATEWAY_WAIT, |now| {
+            changes.set(now);
+            GATEWAY_OK
+        }))
+    })
+}
+
+/// Wakes everybody who waits in a `gateway_wait_` function on this gateway: they answer `GATEWAY_WAIT`. To end a program
+/// whose threads wait. Who begins to wait afterwards is not woken, so let threads look at a flag of their own before they
+/// wait, and wait with an end: a flag that is set between the two is then seen at that end.
+///
+/// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from
+/// any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wake(gw: *mut gateway) -> gateway_status {
+    guard(|| {
+        let mut held = enter(gw)?;
+        held.object::<gateway>()?.ends += 1;
+        held.slot().turn.notify_all();
+        held.slot().change.notify_all();
+        Ok(GATEWAY_OK)
+    })
+}
