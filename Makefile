@@ -7,6 +7,10 @@ PYTHON ?= python3
 # Where Python's environments are built: one to make the wheel, a fresh one for each run of its tests, one for the peers.
 PY := target/python
 
+# Where `make install` puts the C and C++ library.
+PREFIX ?= /usr/local
+DESTDIR ?=
+
 # Machines without an operating system that core has to build for, where their library is installed.
 BARE_TARGETS := thumbv7em-none-eabihf wasm32-unknown-unknown
 
@@ -38,13 +42,22 @@ demo: ## Replay two hours of traffic and write a report: target/demo.html
 	@printf '\nthe report: file://%s\n' '$(CURDIR)/target/demo.html'
 
 .PHONY: test
-test: skipped-none test-workspace test-features test-no-std test-python ## Run every test, and say at the end what could not run
+test: skipped-none test-workspace test-features test-no-std test-c test-python ## Run every test, and say at the end what could not run
 	@if test -s $(SKIPPED); then \
 		printf '\nmake test: passed, except for what this machine cannot check:\n'; sed 's/^/  /' $(SKIPPED); \
 	else printf '\nmake test: passed, nothing skipped\n'; fi
 
 .PHONY: lint
 lint: lint-format lint-clippy lint-docs lint-rules ## Check format, lints, documentation and the rules of the house
+
+.PHONY: install
+install: ## Install the C and C++ library: make install PREFIX=/usr/local [DESTDIR=..]
+	$(CARGO) build$(LOCKED) --release -p libgateway-c
+	bindings-c/install target/release '$(PREFIX)' '$(DESTDIR)'
+
+.PHONY: header
+header: ## Make include/gateway.h from the sources
+	GATEWAY_HEADER=write $(CARGO) test$(LOCKED) -p libgateway-c --test header -- --quiet the_header
 
 .PHONY: bench
 bench: ## Measure against the peers, side by side in one run
@@ -106,6 +119,11 @@ test-no-std:
 				"$$target" "$$target" | tee -a $(SKIPPED); \
 		fi; \
 	done
+
+# The library as C and C++ programs get it. `tests/c/run word` does the parts that have the word in their name.
+.PHONY: test-c
+test-c:
+	tests/c/run
 
 # The wheel in a fresh environment of its own, as a user has it: unit, property, conformance and example tests, doctests,
 # stubs and types.

@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Writes a C program that misuses every function of include/gateway.h, one argument at a time.
+
+For each function and each of its arguments it makes a call whose other arguments are right: NULL in the place of a pointer,
+bytes that are no UTF-8 in that of a text, and in that of a handle one that was freed, one of another kind, one that was
+never given out, and one that is poisoned. A function that is new in the header is tried without anybody thinking of it.
+"""
+
+import re
+import sys
+
+HANDLES = {
+    "gateway": "flux_gateway(4)",
+    "gateway_lease": "new_lease()",
+    "gateway_settlements": "new_settlements()",
+    "gateway_watch": "new_watch()",
+    "gateway_bytes": "new_bytes()",
+    "gateway_limiter": "new_limiter()",
+    "gateway_keyed_limiter": "new_keyed_limiter()",
+    "gateway_breaker": "new_breaker()",
+    "gateway_queue": "new_queue()",
+    "gateway_store": "new_store()",
+    "gateway_billing": "new_billing()",
+    "gateway_histogram": "new_histogram()",
+    "gateway_backoff": "new_backoff()",
+}
+
+# Right arguments by name, where the type does not say enough.
+RIGHT = {
+    "route": '"image/flux/dev/t2i"',
+    "currency": '"USD"',
+    "entry": '"{}"',
+    "config_len": "2",
+    "entry_len": "2",
+    "snapshot_len": "2",
+    "key_len": "1",
+    "cap": "sizeof buffer",
+    "max": "1",
+    "version": "1",
+    "precision_bits": "6",
+    "buf": "buffer",
+    "body": "do_nothing",
+    "context": "NULL",
+    "lane": "1",
+}
+
+PRELUDE = r"""/* Written by tests/c/misuse.py. */
+#include "check.h"
+
+static _Alignas(16) char buffer[8192];
+static const char *const model = "dev";
+
+static gateway_status do_nothing(gateway_tx *tx, void *context) {
+    (void)tx;
+    (void)context;
+    return GATEWAY_OK;
+}
+
+static gateway_backend_options backend_options(void) {
+    gateway_backend_options options = GATEWAY_BACKEND_OPTIONS_INIT;
+    options.modality = "image";
+    options.family = "flux";
+    options.models = &model;
+    options.models_len = 1;
+    return options;
+}
+
+static gateway_lease *new_lease(void) {
+    gateway *gw = flux_gateway(1);
+    gateway_lease *lease = NULL;
+    submit(gw, START, 1);
+    OK(gateway_dispatch(gw, START, &lease, NULL));
+    OK(gateway_free(gw));
+    return lease;
+}
+
+static gateway_settlements *new_settlements(void) {
+    gateway *gw = flux_gateway(1);
+    gateway_settlements *taken = NULL;
+    submit(gw, START, 1);
+    OK(gateway_cancel(gw, START, id_of(1)));
+    OK(gateway_take_settlements(gw, START, 1, &taken));
+    OK(gateway_free(gw));
+    return taken;
+}
+
+static gateway_bytes *new_bytes(void) {
+    gateway *gw = flux_gateway(1);
+    gateway_bytes *bytes = NULL;
+    OK(gateway_snapshot(gw, &bytes));
+    OK(gateway_free(gw));
+    return bytes;
+}
+
+#define MAKER(type, ...)                          \
+    static type *new_##type(void) {               \
+        type *made = NULL;                        \
+        OK(type##_new(__VA_ARGS__));              \
+        return made;                              \
+    }
+static const gateway_rate a_rate = {GATEWAY_SECOND, 1, 1};
+"""
+
+MAKERS = """
+#define new_watch new_gateway_watch
+#define new_limiter new_gateway_limiter
+#define new_keyed_limiter new_gateway_keyed_limiter
+#define new_breaker new_gateway_breaker
+#define new_queue new_gateway_queue
+#define new_store new_gateway_store
+#define new_billing new_gateway_billing
+#define new_histogram new_gateway_histogram
+#define new_backoff new_gateway_backoff
+MAKER(gateway_watch, id_of(1), &made)
+MAKER(gateway_limiter, &a_rate, START, &made)
+MAKER(gateway_keyed_limiter, NULL, START, &made)
+MAKER(gateway_breaker, NULL, START, &made)
+MAKER(gateway_queue, NULL, &made)
+MAKER(gateway_store, NULL, START, &made)
+MAKER(gateway_billing, NULL, 1, "USD", NULL, 0, &made)
+MAKER(gateway_histogram, 6, &made)
+MAKER(gateway_backoff, NULL, &made)
+"""
+
+
+def functions(header):
+    """Each function: its result, its name, its parameters as (type, name), and its documentation."""
+    text = open(header, encoding="utf-8").read()
+    pattern = r"/\*\*((?:(?!\*/).)*)\*/\n([a-z][^;{}#]*?)\b(gateway_\w+)\(([^;{}]*)\);"
+    for doc, result, name, parameters in re.findall(pattern, text, re.S):
+        if "typedef" in result:
+            continue
+        listed = [] if parameters.strip() == "void" else [" ".join(p.split()) for p in parameters.split(",")]
+        split = [re.match(r"(.*?[ *])(\w+)$", parameter).groups() for parameter in listed]
+        yield result.strip(), name, [(kind.strip(), own) for kind, own in split], " ".join(doc.replace("*", "").split())
+
+
+def handle_of(kind):
+    """The kind of handle a parameter is, or None. A place for a handle is none."""
+    found = re.fullmatch(r"(?:const )?(\w+) \*", kind)
+    return found.group(1) if found and found.group(1) in HANDLES else None
+
+
+def right(function, kind, name):
+    """An argument that is right, as far as it can be without a story."""
+    if handle_of(kind):
+        return name
+    if function.startswith("gateway_job_id_parse") and name == "given":
+        return '"j_00000000000000000000000001"'
+    if name == "config" and kind == "const char *":
+        return '"{}"'
+    if function == "gateway_put_backend" and name == "options":
+        return "&right_options"
+    if function == "gateway_force_breaker" and name == "until":
+        return "GATEWAY_FOREVER"
+    if kind in ("const gateway_call *", "const gateway_output *", "const gateway_batch *", "const gateway_rate *"):
+        return "&" + name
+    if kind == "gateway_tx *":
+        return "NULL"
+    if name in RIGHT:
+        return RIGHT[name]
+    if kind == "const char *":
+        return '"acme"'
+    if kind in ("gateway_job_id", "gateway_ticket"):
+        return "id_of(1)" if kind == "gateway_job_id" else "ticket"
+    if kind == "const void *":
+        return "buffer"
+    if kind.startswith("const gateway_") and kind.endswith("*"):
+        return "NULL"
+    if kind.endswith("*"):
+        return f"({kind})buffer"
+    return "0"
+
+
+def call(function, parameters, change=None):
+    """The call with one argument changed."""
+    arguments = [right(function, kind, name) for kind, name in parameters]
+    if change:
+        arguments[change[0]] = change[1]
+    return f"{function}({', '.join(arguments)})"
+
+
+def misuse(out, name, parameters, doc):
+    """The function that misuses a function."""
+    handles = [(at, handle_of(kind), own) for at, (kind, own) in enumerate(parameters) if handle_of(kind)]
+    frees = name.endswith("_free")
+    inside = name.startswith("gateway_tx_")
+    out.append(f"static void misuse_{name}(void) {{")
+    out.append("    gateway_call call = {\"r\", \"acme\", \"m\", NULL};")
+    out.append("    gateway_output output = GATEWAY_OUTPUT_URL(\"u\");")
+    out.append("    gateway_batch batch = {1, 1, 1};")
+    out.append("    gateway_rate rate = a_rate;")
+    out.append("    gateway_ticket ticket = {0, 0};")
+    out.append("    gateway_backend_options right_options = backend_options();")
+    out.append("    (void)call, (void)output, (void)batch, (void)rate, (void)ticket, (void)right_options;")
+    for _, kind, own in handles:
+        out.append(f"    {kind} *{own} = {HANDLES[kind]};")
+    for at, (kind, own) in enumerate(parameters):
+        pointer = kind.endswith("*") or own == "body"
+        if pointer and not frees and not inside:
+            made = call(name, parameters, (at, "NULL"))
+            said = rf"`\*?{own}`[^.;]{{0,60}}NULL|NULL[^.;]{{0,30}}`{own}`"
+            may = re.search(said, doc) or own in ("needed", "buf", "context") or (name, own) in MAY_BE_NULL
+            out.append(f"    {'any_of' if may else 'bad_pointer'}({made}, \"{own}\");")
+        if kind == "const char *" and not inside and not own == "snapshot":
+            made = call(name, parameters, (at, '"\\xff\\xfe"'))
+            out.append(f"    STATUS({made}, GATEWAY_NOT_UTF8);")
+    if inside:
+        # There is no transaction to be inside of: NULL, made up, and a live handle of another kind.
+        for given, want in (("NULL", "GATEWAY_BAD_POINTER"), ("(gateway_tx *)&call", "GATEWAY_INVALID_HANDLE")):
+            out.append(f"    STATUS({call(name, parameters, (0, given))}, {want});")
+    for at, kind, own in handles:
+        other = "gateway_limiter" if kind != "gateway_limiter" else "gateway_breaker"
+        cast = f"({parameters[at][0]})"
+        out.append(f"    {other} *other_{own} = {HANDLES[other]};")
+        for given in (f"{cast}other_{own}", f"{cast}&call", f"{cast}(uintptr_t)16", f"{cast}(uintptr_t)UINTPTR_MAX"):
+            out.append(f"    STATUS({call(name, parameters, (at, given))}, GATEWAY_INVALID_HANDLE);")
+        out.append(f"    OK({other}_free(other_{own}));")
+        # A handle whose call panicked answers so until it is freed, and freeing it is fine.
+        free = f"{kind}_free"
+        out.append(f"    STATUS(gateway_testing_panic({own}), GATEWAY_PANIC);")
+        if not frees:
+            out.append(f"    STATUS({call(name, parameters)}, GATEWAY_POISONED);")
+        out.append(f"    OK({free}({own}));")
+        out.append(f"    STATUS({call(name, parameters)}, GATEWAY_INVALID_HANDLE);")
+        out.append(f"    STATUS({free}({own}), GATEWAY_INVALID_HANDLE);")
+        out.append(f"    OK({free}(NULL));")
+        if len(handles) > 1:
+            out.append(f"    {own} = {HANDLES[kind]};")
+    if len(handles) > 1:
+        out.extend(f"    OK({kind}_free({own}));" for _, kind, own in handles)
+    out.append("}\n")
+
+
+# What may be missing although the function's own documentation does not say it in so many words: it says "as" another
+# function, or the list is empty.
+MAY_BE_NULL = {
+    ("gateway_submit", "job"),
+    ("gateway_dispatch_route", "until"),
+    ("gateway_progress", "deadline"),
+    ("gateway_complete", "usage"),
+    ("gateway_fail", "usage"),
+    ("gateway_accept_clock", "advanced"),
+    ("gateway_wait_ended", "state"),
+    ("gateway_put_prices", "prices"),
+    ("gateway_return_settlements", "count"),
+    ("gateway_limiter_peek", "acquired"),
+    ("gateway_keyed_limiter_peek", "acquired"),
+    ("gateway_store_fail", "failure"),
+    ("gateway_store_outcome", "outcome"),
+    ("gateway_billing_new", "prices"),
+    ("gateway_billing_put_prices", "prices"),
+    ("gateway_billing_end", "usage"),
+}
+
+ANSWERS = """
+/* A pointer that has to be there. */
+static void bad_pointer_(gateway_status got, const char *call, const char *name) {
+    char field[64];
+    check_status(name, 0, call, got, GATEWAY_BAD_POINTER);
+    OK(gateway_last_error_field(field, sizeof field, NULL));
+    CHECK(field[0] != 0);
+}
+#define bad_pointer(call, name) bad_pointer_((call), #call, (name))
+
+/* One that may be missing: any answer will do that is not a crash, a panic or a word about handles. */
+static void any_of_(gateway_status got, const char *call, const char *name) {
+    if (got == GATEWAY_PANIC || got == GATEWAY_INVALID_HANDLE || got == GATEWAY_POISONED) check_status(name, 0, call, got, 0);
+}
+#define any_of(call, name) any_of_((call), #call, (name))
+"""
+
+
+def main():
+    """Reads the header and writes the program."""
+    out = [PRELUDE, MAKERS, ANSWERS]
+    tried = []
+    for result, name, parameters, doc in functions(sys.argv[1]):
+        if result != "gateway_status" or not parameters or name == "gateway_last_error_status":
+            continue
+        misuse(out, name, parameters, doc)
+        tried.append(name)
+    out.append("int main(void) {\n")
+    out.extend(f"    misuse_{name}();" for name in tried)
+    out.append(f"    printf(\"%d functions misused\\n\", {len(tried)});")
+    out.append("    gateway_last_error_clear();\n    return 0;\n}")
+    with open(sys.argv[2], "w", encoding="utf-8") as program:
+        program.write("\n".join(out) + "\n")
+
+
+main()
