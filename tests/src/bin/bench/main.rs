@@ -5,6 +5,7 @@
 )]
 
 mod breaker;
+mod c;
 mod callgrind;
 mod harness;
 mod limiter;
@@ -65,7 +66,7 @@ fn main() -> ExitCode {
 
 /// Every row there is. A part that comes later adds its line here.
 fn plan() -> Vec<Row> {
-    let parts = [machine::rows, queue::rows, limiter::rows, breaker::rows, transaction::rows, parts::rows];
+    let parts = [machine::rows, queue::rows, limiter::rows, breaker::rows, transaction::rows, parts::rows, c::rows];
     parts.into_iter().flat_map(|rows| rows()).collect()
 }
 
@@ -78,8 +79,8 @@ fn run(words: &[&str], effort: Effort) -> Result<(), Failed> {
         let costs = harness::measure(&mut subjects, effort);
         tell(&mut lines, Line::of_row(&row.name, row.n, row.budget, &costs));
     }
-    let growth = machine::growth(&lines).into_iter().collect();
-    tell(&mut lines, growth);
+    let told = [machine::growth(&lines), c::overhead(&lines)].into_iter().flatten().collect();
+    tell(&mut lines, told);
     if is_wanted(memory::NAME) {
         tell(&mut lines, memory::lines()?);
     }
