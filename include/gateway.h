@@ -1203,8 +1203,6 @@ typedef struct gateway_stats {
     uint64_t aged_total;
     /** Ended jobs whose record left, ever. */
     uint64_t forgotten_total;
-    /** Results that came for leases which had ended, ever. */
-    uint64_t superseded_total;
     /** Leaps of the clock that were not believed, ever. */
     uint64_t clock_leaps_total;
 } gateway_stats;

@@ -172,7 +172,6 @@ impl ToPy for Counters {
             self.parked,
             self.aged,
             self.forgotten,
-            self.superseded,
             self.clock_leaps,
         )
     }

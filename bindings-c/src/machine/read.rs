@@ -163,8 +163,6 @@ pub struct gateway_stats {
     pub aged_total: u64,
     /// Ended jobs whose record left, ever.
     pub forgotten_total: u64,
-    /// Results that came for leases which had ended, ever.
-    pub superseded_total: u64,
     /// Leaps of the clock that were not believed, ever.
     pub clock_leaps_total: u64,
 }
@@ -310,7 +308,6 @@ impl From<Stats> for gateway_stats {
             parked_total: counters.parked,
             aged_total: counters.aged,
             forgotten_total: counters.forgotten,
-            superseded_total: counters.superseded,
             clock_leaps_total: counters.clock_leaps,
         }
     }

@@ -322,7 +322,6 @@ class Counters:
     parked: int
     aged: int
     forgotten: int
-    superseded: int
     clock_leaps: int
 
 

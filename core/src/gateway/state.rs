@@ -109,17 +109,15 @@ pub struct Counters {
     pub aged: u64,
     /// Ended jobs whose record left.
     pub forgotten: u64,
-    /// Results that came for leases which had ended.
-    pub superseded: u64,
     /// Leaps of the host's clock that were not believed.
     pub clock_leaps: u64,
 }
 
 impl Counters {
     /// Every counter.
-    pub(crate) fn all(&self) -> [u64; 15] {
+    pub(crate) fn all(&self) -> [u64; 14] {
         let Self { submitted, leases, warm_hits, probes, completed, errors, cancelled, retries, .. } = *self;
-        let Self { requeues, lost, parked, aged, forgotten, superseded, clock_leaps, .. } = *self;
+        let Self { requeues, lost, parked, aged, forgotten, clock_leaps, .. } = *self;
         [
             submitted,
             leases,
@@ -134,7 +132,6 @@ impl Counters {
             parked,
             aged,
             forgotten,
-            superseded,
             clock_leaps,
         ]
     }
