@@ -120,15 +120,30 @@ test-no-std:
 		fi; \
 	done
 
+# Root on a Debian machine gets what the tests of C, C++ and Python need; anybody else is told at the end what was passed
+# over.
+.PHONY: test-tools
+test-tools:
+	@missing=; \
+	for tool in c++:g++ cmake:cmake pkg-config:pkg-config valgrind:valgrind; do \
+		command -v "$${tool%%:*}" >/dev/null || missing="$$missing $${tool#*:}"; \
+	done; \
+	"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || missing="$$missing python3-venv"; \
+	if [ -n "$$missing" ] && [ "$$(id -u)" -eq 0 ] && command -v apt-get >/dev/null; then \
+		printf 'installing%s\n' "$$missing"; \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing \
+			|| printf 'not installed:%s\n' "$$missing"; \
+	fi
+
 # The library as C and C++ programs get it. `tests/c/run word` does the parts that have the word in their name.
 .PHONY: test-c
-test-c:
+test-c: test-tools
 	tests/c/run
 
 # The wheel in a fresh environment of its own, as a user has it: unit, property, conformance and example tests, doctests,
 # stubs and types.
 .PHONY: test-python
-test-python: ## Build the Python wheel and test it in a fresh environment
+test-python: test-tools ## Build the Python wheel and test it in a fresh environment
 	@mkdir -p $(PY)
 	@if ! "$(PYTHON)" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then \
 		printf 'skipped: python (%s is not Python 3.10 or newer with venv: apt-get install python3-venv)\n' "$(PYTHON)" \
