@@ -142,7 +142,11 @@
 /** The system gives no random bytes. */
 #define GATEWAY_NO_ENTROPY (-8)
 
-/** There are as many handles as there can be (4 194 304): somebody does not free them. */
+/**
+ * There are as many handles as there can be (4 194 304): somebody does not free them. Here alone something may have
+ * changed: a job that was leased for a handle that could not be had is back in its place, as if its lease had been
+ * given back; settlements return to the outbox after `settle_within`.
+ */
 #define GATEWAY_TOO_MANY_HANDLES (-9)
 
 /** A value is empty. */

@@ -42,7 +42,9 @@ pub const GATEWAY_PANIC: i32 = -6;
 pub const GATEWAY_REENTERED: i32 = -7;
 /// The system gives no random bytes.
 pub const GATEWAY_NO_ENTROPY: i32 = -8;
-/// There are as many handles as there can be (4 194 304): somebody does not free them.
+/// There are as many handles as there can be (4 194 304): somebody does not free them. Here alone something may have
+/// changed: a job that was leased for a handle that could not be had is back in its place, as if its lease had been
+/// given back; settlements return to the outbox after `settle_within`.
 pub const GATEWAY_TOO_MANY_HANDLES: i32 = -9;
 
 /// A value is empty.
