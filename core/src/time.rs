@@ -1,6 +1,6 @@
 //! Instants, spans and the one clock of a machine.
 //!
-//! Nothing here reads a clock: the host hands a [`Timestamp`] to every call, and [`Clock`] makes the readings monotone.
+//! Nothing here reads a clock: the host hands a [`Timestamp`] to every call, and [`Clock`] makes machine time of them.
 
 use core::fmt;
 use core::ops::{Add, AddAssign};
@@ -220,71 +220,208 @@ pub(crate) fn write_decimal(f: &mut impl fmt::Write, value: u128, decimals: u32)
     write!(f, ".{fraction:0width$}")
 }
 
-/// The one clock of a machine: turns the host's readings into a time that never goes back and never leaps.
+/// The clock of a machine: turns the host's readings into a time that never goes back and never stands still.
 ///
-/// - A reading before the latest one counts as the latest one.
-/// - A reading that lies more than `jump_max` ahead is not believed: no time passes, the leap is reported and kept as an
-///   offset, and from then on time runs on at the host's pace. So one bad NTP step cannot expire every lease. When the
-///   host's clock steps back, the offset shrinks first.
-/// - [`Clock::resync`] takes the reading as it is. A gateway does that by itself while it holds no live job, when a
-///   leap can hurt nobody.
+/// Machine time passes as the readings do. What it makes of a step:
+///
+/// - **Back**: no time passes at the step, and from then on machine time goes on at the pace of the readings. If the clock
+///   returns in one step within [`Clock::TRIAL`], that step counts only beyond where the clock was: a single wrong reading, two
+///   threads that read in one order and call in the other, or a clock that flaps makes no time.
+/// - **Ahead**: all of it is time that passed. A clock made by [`Clock::wary`] first puts a step of more than `jump_max`
+///   beyond the instant that the host was asked to call at on trial: machine time goes on at the pace of the readings, and
+///   the step is added once they have gone on for [`Clock::TRIAL`] without being taken back. A step that is taken back was
+///   none.
+///
+/// Machine time and the host's clock may therefore differ by a constant; [`Clock::to_host`] and [`Clock::from_host`]
+/// translate. A step of more than 146 years is a broken clock and no time.
 ///
 /// ```
 /// use libgateway::{Clock, Span, Timestamp};
-/// let mut clock = Clock::new(Timestamp::from_secs(100), Span::from_secs(3_600));
-/// assert_eq!(clock.observe(Timestamp::from_secs(90)), None);
+/// let mut clock = Clock::new(Timestamp::from_secs(100));
+/// clock.observe(Timestamp::from_secs(90));
 /// assert_eq!(clock.now(), Timestamp::from_secs(100));
-/// assert_eq!(clock.observe(Timestamp::from_secs(3_701)), Some(Span::from_secs(3_601)));
-/// assert_eq!(clock.now(), Timestamp::from_secs(100));
-/// clock.observe(Timestamp::from_secs(3_702));
-/// assert_eq!(clock.now(), Timestamp::from_secs(101));
+/// clock.observe(Timestamp::from_secs(92));
+/// assert_eq!(clock.now(), Timestamp::from_secs(102)); // two seconds went by, whatever the clock says
+/// assert_eq!(clock.to_host(Timestamp::from_secs(105)), Timestamp::from_secs(95));
+///
+/// let mut wary = Clock::wary(Timestamp::from_secs(100), Span::from_secs(3_600));
+/// let tick = wary.observe(Timestamp::from_secs(3_701));
+/// assert_eq!((tick.elapsed, tick.doubted), (Span::ZERO, Some(Span::from_secs(3_601))));
+/// wary.observe(Timestamp::from_secs(130)); // taken back: thirty seconds have passed
+/// assert_eq!(wary.now(), Timestamp::from_secs(130));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Clock {
     now: Timestamp,
-    /// What the host's readings are ahead of `now` because of leaps that were not believed.
-    offset: Span,
+    /// The latest reading.
+    reading: Timestamp,
     jump_max: Span,
+    /// How far the clock is below where it once was: what it climbs again in one step is no time.
+    back: Span,
+    /// How far the clock is ahead by steps that are on trial.
+    doubt: Span,
+    /// Machine time of the latest step that is on trial.
+    since: Timestamp,
+}
+
+/// What a reading made of a [`Clock`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tick {
+    /// Machine time that passed.
+    pub elapsed: Span,
+    /// The length of a step ahead that was put on trial.
+    pub doubted: Option<Span>,
 }
 
 impl Clock {
-    /// A clock that stands at `now` and believes no leap longer than `jump_max`.
-    pub const fn new(now: Timestamp, jump_max: Span) -> Self {
-        Self { now, offset: Span::ZERO, jump_max }
+    /// How long a step of the host's clock may be taken back as if it had never been: a minute of its readings.
+    pub const TRIAL: Span = Span::from_secs(60);
+
+    /// A clock that stands at `now` and takes every step ahead for time that passed.
+    pub const fn new(now: Timestamp) -> Self {
+        Self::wary(now, Span::MAX)
     }
 
-    /// The latest time seen.
+    /// A clock that stands at `now` and puts steps ahead by more than `jump_max` on trial.
+    pub const fn wary(now: Timestamp, jump_max: Span) -> Self {
+        Self { now, reading: now, jump_max, back: Span::ZERO, doubt: Span::ZERO, since: now }
+    }
+
+    /// Machine time.
     pub const fn now(&self) -> Timestamp {
         self.now
     }
 
-    /// How far the host's readings are ahead of [`Clock::now`] because of leaps that were not believed.
-    pub const fn offset(&self) -> Span {
-        self.offset
+    /// The latest reading of the host's clock.
+    pub const fn reading(&self) -> Timestamp {
+        self.reading
     }
 
-    /// Takes a reading of the host's clock. Returns the length of a leap that was not believed.
-    pub fn observe(&mut self, reading: Timestamp) -> Option<Span> {
+    /// How far the readings are ahead by steps that are on trial.
+    pub const fn doubt(&self) -> Span {
+        self.doubt
+    }
+
+    /// Takes a reading of the host's clock.
+    #[inline]
+    pub fn observe(&mut self, reading: Timestamp) -> Tick {
         self.observe_awaited(reading, self.now)
     }
 
-    /// As [`Clock::observe`], of a host that was asked to call at `awaited`: only time beyond that is a leap. A host that
-    /// slept until then, however long, is believed.
-    pub fn observe_awaited(&mut self, reading: Timestamp, awaited: Timestamp) -> Option<Span> {
-        let target = Timestamp(reading.0.saturating_sub(self.offset.0)).max(self.now);
-        let leap = target.since(self.now);
-        let leapt = target.since(awaited.max(self.now)) > self.jump_max;
-        self.now = if leapt { self.now } else { target };
-        self.offset = Span(reading.0.saturating_sub(self.now.0));
-        leapt.then_some(leap)
+    /// As [`Clock::observe`], of a host that was asked to call at machine time `awaited`: only what lies beyond that is a
+    /// step. A host that slept until then, however long, is believed at once.
+    #[inline]
+    pub fn observe_awaited(&mut self, reading: Timestamp, awaited: Timestamp) -> Tick {
+        if self.back.0 == 0 && self.doubt.0 == 0 && reading >= self.reading {
+            let elapsed = reading.since(self.reading);
+            let target = self.now + elapsed;
+            if elapsed <= STEP_MAX && target.since(awaited) <= self.jump_max && target < Timestamp::MAX {
+                self.now = target;
+                self.reading = reading;
+                return Tick { elapsed, doubted: None };
+            }
+        }
+        self.observe_step(reading, awaited)
     }
 
-    /// Takes the reading as it is, however far ahead; a reading in the past still counts as the latest.
-    pub fn resync(&mut self, reading: Timestamp) {
-        self.now = self.now.max(reading);
-        self.offset = Span::ZERO;
+    /// What machine time would be after a reading; changes nothing.
+    #[must_use]
+    pub fn peek(mut self, reading: Timestamp) -> Timestamp {
+        self.observe(reading);
+        self.now
+    }
+
+    /// An instant of the machine as the host's clock shows it. [`Timestamp::MAX`], never, stays so.
+    pub const fn to_host(&self, at: Timestamp) -> Timestamp {
+        shift(at, self.now, self.reading)
+    }
+
+    /// An instant of the host's clock in machine time. [`Timestamp::MAX`], never, stays so.
+    pub const fn from_host(&self, at: Timestamp) -> Timestamp {
+        shift(at, self.reading, self.now)
+    }
+
+    /// Takes steps ahead that are on trial for time that passed: an operator says that the clock is right. Returns them.
+    pub fn accept(&mut self) -> Span {
+        let doubt = core::mem::take(&mut self.doubt);
+        self.pass(doubt)
+    }
+
+    #[cold]
+    fn observe_step(&mut self, reading: Timestamp, awaited: Timestamp) -> Tick {
+        let before = self.now;
+        let mut doubted = None;
+        if reading < self.reading {
+            self.step_back(self.reading.since(reading));
+        } else {
+            if self.now.since(self.since) >= Self::TRIAL {
+                self.back = Span::ZERO;
+                self.accept();
+            }
+            let mut passed = reading.since(self.reading);
+            let asked = awaited.max(self.now);
+            if passed >= self.back && !is_punctual(self.now, self.now + passed, awaited) {
+                passed = Span(passed.0 - self.back.0);
+                self.back = Span::ZERO;
+            }
+            if (self.now + passed).since(asked) > self.jump_max {
+                self.doubt = self.doubt.saturating_add(passed);
+                self.since = self.now;
+                doubted = Some(passed);
+            } else {
+                self.pass(passed);
+            }
+        }
+        self.reading = reading;
+        Tick { elapsed: self.now.since(before), doubted }
+    }
+
+    fn step_back(&mut self, step: Span) {
+        let rest = Span(self.doubt.0.saturating_sub(step.0));
+        if self.doubt < step {
+            self.back = self.back.saturating_add(Span(step.0 - self.doubt.0));
+            self.since = self.now;
+        }
+        if rest > self.jump_max {
+            self.doubt = rest;
+        } else {
+            // The step ahead is taken back: what is left of it is what went by.
+            self.doubt = Span::ZERO;
+            self.pass(rest);
+        }
+    }
+
+    /// Lets time pass, unless no clock that works can say so.
+    fn pass(&mut self, passed: Span) -> Span {
+        if passed > STEP_MAX || self.now.since(Timestamp::EPOCH).saturating_add(passed) >= Span(u64::MAX - STEP_MAX.0) {
+            return Span::ZERO;
+        }
+        self.now += passed;
+        passed
     }
 }
+
+/// Whether a host that calls at `at`, and before that at `before`, did as it was asked: it slept until `awaited`.
+pub(crate) fn is_punctual(before: Timestamp, at: Timestamp, awaited: Timestamp) -> bool {
+    awaited > before && at >= awaited && at.since(awaited) <= LATE_MAX
+}
+
+const fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
+    if at.0 == u64::MAX {
+        at
+    } else if to.0 >= from.0 {
+        Timestamp(at.0.saturating_add(to.0 - from.0))
+    } else {
+        Timestamp(at.0.saturating_sub(from.0 - to.0))
+    }
+}
+
+/// How late a host wakes that sleeps until an instant. Later than that, it was held up, or its clock stepped.
+const LATE_MAX: Span = Span::from_millis(250);
+
+/// 146 years.
+const STEP_MAX: Span = Span(1 << 62);
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -294,33 +431,105 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn a_leap_of_exactly_the_limit_is_believed_and_one_nanosecond_more_is_not() {
-        let start = Timestamp::from_secs(1);
-        let limit = Span::from_secs(3_600);
-        let mut clock = Clock::new(start, limit);
-        assert_eq!(clock.observe(start + limit), None);
-        assert_eq!(clock.now(), start + limit);
-
-        let mut clock = Clock::new(start, limit);
-        let beyond = limit.saturating_add(Span::from_nanos(1));
-        assert_eq!(clock.observe(start + beyond), Some(beyond));
-        assert_eq!(clock.now(), start);
-        assert_eq!(clock.offset(), beyond);
+    fn secs(secs: u64) -> Timestamp {
+        Timestamp::from_secs(secs)
     }
 
     #[test]
-    fn a_leap_that_is_taken_back_leaves_no_offset() {
-        let start = Timestamp::from_secs(1_000);
-        let mut clock = Clock::new(start, Span::from_secs(3_600));
-        clock.observe(start + Span::from_secs(86_400));
-        clock.observe(start + Span::from_secs(86_405));
-        assert_eq!(clock.now(), start + Span::from_secs(5));
-        clock.observe(start + Span::from_secs(6));
-        assert_eq!(clock.now(), start + Span::from_secs(5));
-        assert_eq!(clock.offset(), Span::from_secs(1));
-        clock.observe(start + Span::from_secs(5));
-        assert_eq!(clock.offset(), Span::ZERO);
+    fn machine_time_runs_at_the_pace_of_the_readings_after_any_step() {
+        const YEAR: u64 = 365 * 86_400;
+        let start = 2_000_000_000;
+        for wary in [false, true] {
+            for step in [-(10 * YEAR as i64), -86_400, -3_601, -12, 1, 600, 3_600, 3_601, 28_800, 10 * YEAR as i64] {
+                let mut clock =
+                    if wary { Clock::wary(secs(start), Span::from_secs(3_600)) } else { Clock::new(secs(start)) };
+                let stepped = start.checked_add_signed(step).unwrap();
+                clock.observe(secs(stepped));
+                for second in 1..=10 {
+                    let before = clock.now();
+                    clock.observe(secs(stepped + second));
+                    assert_eq!(clock.now().since(before), Span::from_secs(1), "step {step}, wary {wary}");
+                    assert_eq!(clock.to_host(clock.now()), secs(stepped + second));
+                }
+                // Right again: no second is lost and none is doubled.
+                let before = clock.now();
+                clock.observe(secs(start + 11));
+                clock.observe(secs(start + 12));
+                let passed = clock.now().since(before);
+                assert!((1..=12).contains(&passed.as_secs_ceil()), "step {step}, wary {wary}: {passed}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_wild_reading_that_is_taken_back_was_none() {
+        for wild in [3_700, 30_000, 400_000_000] {
+            let mut clock = Clock::wary(secs(1_000), Span::from_secs(3_600));
+            assert_eq!(clock.observe(secs(1_000 + wild)).doubted, Some(Span::from_secs(wild)));
+            clock.observe(secs(1_005 + wild));
+            assert_eq!(clock.now(), secs(1_005));
+            clock.observe(secs(1_030));
+            assert_eq!((clock.now(), clock.doubt()), (secs(1_030), Span::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_step_ahead_is_time_once_it_has_stood_its_trial() {
+        let limit = Span::from_secs(3_600);
+        let mut clock = Clock::wary(secs(1_000), limit);
+        assert_eq!(clock.observe(secs(1_000) + limit).elapsed, limit);
+        let mut clock = Clock::wary(secs(1_000), limit);
+        let beyond = limit.saturating_add(Span::from_nanos(1));
+        assert_eq!(clock.observe(secs(1_000) + beyond).doubted, Some(beyond));
+        let end = secs(1_000) + beyond + Clock::TRIAL;
+        clock.observe(end);
+        assert_eq!(clock.now(), secs(1_060));
+        // The trial is over, and the next reading, however soon, brings what was doubted.
+        let tick = clock.observe(end + Span::from_nanos(1));
+        assert_eq!((tick.elapsed, clock.doubt()), (beyond.saturating_add(Span::from_nanos(1)), Span::ZERO));
+        assert_eq!(clock.now(), clock.reading());
+        let mut clock = Clock::wary(secs(1_000), limit);
+        clock.observe(secs(9_000));
+        assert_eq!(clock.accept(), Span::from_secs(8_000));
+        assert_eq!(clock.now(), secs(9_000));
+    }
+
+    #[test]
+    fn a_host_that_slept_until_it_was_asked_to_call_is_believed() {
+        let mut clock = Clock::wary(secs(1_000), Span::from_secs(3_600));
+        let tick = clock.observe_awaited(secs(90_000), secs(89_000));
+        assert_eq!((tick.elapsed, tick.doubted), (Span::from_secs(89_000), None));
+    }
+
+    #[test]
+    fn going_back_and_forth_makes_no_time() {
+        let mut clock = Clock::new(secs(1_000));
+        for _ in 0..100 {
+            clock.observe(secs(999));
+            clock.observe(secs(1_000));
+        }
+        assert_eq!(clock.now(), secs(1_000));
+        // Readings that threads took in one order and gave in the other.
+        for micros in [5, 3, 4, 6, 2, 9, 8, 10] {
+            clock.observe(secs(1_000) + Span::from_micros(micros));
+        }
+        assert_eq!(clock.now(), secs(1_000) + Span::from_micros(10));
+    }
+
+    #[test]
+    fn no_reading_stops_a_clock() {
+        for wary in [false, true] {
+            let mut clock =
+                if wary { Clock::wary(secs(1_000), Span::from_secs(3_600)) } else { Clock::new(secs(1_000)) };
+            for wild in [Timestamp::MAX, Timestamp::EPOCH, Timestamp::from_nanos(u64::MAX - 1), secs(9_000_000_000)] {
+                clock.observe(wild);
+                clock.observe(secs(2_000));
+                clock.observe(secs(2_002));
+                let before = clock.now();
+                clock.observe(secs(2_003));
+                assert_eq!(clock.now().since(before), Span::from_secs(1), "{wild:?}, wary {wary}");
+            }
+        }
     }
 
     #[test]

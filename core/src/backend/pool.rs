@@ -40,6 +40,8 @@ pub(crate) struct BackendPool {
     pub(crate) next_order: u32,
     /// Backends that were removed while they held leases; gone as soon as they hold none.
     leaving: u32,
+    /// No lease is shorter.
+    pub(crate) lease_for_min: Span,
 }
 
 #[derive(Debug)]
@@ -106,6 +108,10 @@ pub(crate) struct LeaseRecord {
     pub(crate) granted: Timestamp,
     pub(crate) deadline: Timestamp,
     pub(crate) lease_for: Span,
+    /// How often it got its time again after a silence of the host, since its worker was heard.
+    pub(crate) bridges: u8,
+    /// Silences of the host that do not count as time its worker worked.
+    pub(crate) silent: Span,
 }
 
 /// A backend that would take a lease.
@@ -145,7 +151,13 @@ impl Grant {
 }
 
 impl BackendPool {
-    pub(crate) fn new(backends_max: u32, families_max: u32, breaker: CircuitBreakerConfig, seed: u64) -> Self {
+    pub(crate) fn new(
+        backends_max: u32,
+        families_max: u32,
+        breaker: CircuitBreakerConfig,
+        lease_for: Span,
+        seed: u64,
+    ) -> Self {
         Self {
             entries: Registry::new("backends", backends_max, seed),
             families: Registry::new("families", families_max, seed),
@@ -157,6 +169,7 @@ impl BackendPool {
             next_lease: 1,
             next_order: 0,
             leaving: 0,
+            lease_for_min: lease_for,
         }
     }
 
@@ -248,6 +261,7 @@ impl BackendPool {
             return Err(self.entries.full().into());
         }
         let breaker = CircuitBreaker::new(self.breaker, now)?;
+        self.lease_for_min = self.lease_for_min.min(spec.lease_for.unwrap_or(Span::MAX));
         let family = self.open_family(&family_name(&spec.modality, &spec.family))?;
         let (group, mut changed) = self.open_group(family, spec.kind, &spec.models);
         let id = match known {
@@ -315,6 +329,7 @@ impl BackendPool {
             return None;
         }
         let family = self.families.find(&family_name(&spec.modality, &spec.family))?;
+        self.lease_for_min = self.lease_for_min.min(spec.lease_for.unwrap_or(Span::MAX));
         let (group, _) = self.open_group(family, spec.kind, &spec.models);
         let name = spec.name.clone();
         let entry = Entry { spec, order, group, member: 0, draining, leaving, hot, listed: None, device: None };
@@ -449,6 +464,8 @@ impl BackendPool {
             granted: now,
             deadline: now + lease_for,
             lease_for,
+            bridges: 0,
+            silent: Span::ZERO,
         });
         self.refresh(grant.backend, now);
         Some(slot)
@@ -470,10 +487,23 @@ impl BackendPool {
         self.leases.get(slot as usize)
     }
 
-    pub(crate) fn set_deadline(&mut self, slot: u32, deadline: Timestamp) {
+    /// Notes that a lease's worker was heard, or that it was not: the inverse.
+    pub(crate) fn set_heard(&mut self, slot: u32, deadline: Timestamp, bridges: u8) {
         if let Some(lease) = self.leases.get_mut(slot as usize) {
             lease.deadline = deadline;
+            lease.bridges = bridges;
         }
+    }
+
+    /// Gives a lease its time again after a silence of the host. Returns its job if a deadline moved.
+    pub(crate) fn bridge(&mut self, slot: u32, now: Timestamp, silence: Span) -> Option<u32> {
+        let lease = self.leases.get_mut(slot as usize)?;
+        lease.silent = lease.silent.saturating_add(silence);
+        if lease.bridges < BRIDGES_MAX {
+            lease.bridges += 1;
+            lease.deadline = lease.deadline.max(now + lease.lease_for);
+        }
+        Some(lease.item)
     }
 
     pub(crate) fn leases(&self) -> impl Iterator<Item = (u32, &LeaseRecord)> {
@@ -624,6 +654,9 @@ impl BackendPool {
         self.hasher.hash(&id)
     }
 }
+
+/// So often a lease gets its time again without a word of its worker.
+const BRIDGES_MAX: u8 = 3;
 
 /// Why a backend cannot be put.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -202,8 +202,8 @@ impl State {
         let (slot, lease) = self.live_lease(id)?;
         let deadline = self.now + lease.lease_for;
         let lease_slot = self.jobs[slot].hot.lease;
-        self.note(|_| super::undo::Undo::LeaseDeadline { lease: lease_slot, deadline: lease.deadline });
-        self.pool.set_deadline(lease_slot, deadline);
+        self.note(|_| super::undo::Undo::Heard { lease: lease_slot, deadline: lease.deadline, bridges: lease.bridges });
+        self.pool.set_heard(lease_slot, deadline, 0);
         self.rearm_job(slot);
         Ok(deadline)
     }

@@ -112,7 +112,7 @@ impl Gateway {
         &self.state.config
     }
 
-    /// The machine's time.
+    /// The machine's time. It differs from the host's clock by a constant, which a step of that clock changes.
     pub fn now(&self) -> Timestamp {
         self.state.now
     }
@@ -130,23 +130,21 @@ impl Gateway {
     /// O(log n) for each deadline handled.
     pub fn advance(&mut self, now: Timestamp) -> Advance {
         let leaps = self.state.scalars.counters.clock_leaps;
-        let offset = self.state.clock.offset();
         let (handled, more) = self.state.tick(now);
         self.state.tidy();
         let leapt = self.state.scalars.counters.clock_leaps > leaps;
-        let leap = self.state.clock.offset().as_nanos().saturating_sub(offset.as_nanos());
         Advance {
             handled,
             now: self.state.now,
             more,
-            leapt: leapt.then_some(crate::time::Span::from_nanos(leap)),
+            leapt: leapt.then_some(self.state.clock.doubt()),
             next_deadline: self.state.next_deadline(),
         }
     }
 
     /// Takes the host's clock as it is, however far it leapt: an operator says that the time is right.
     pub fn accept_clock(&mut self, now: Timestamp) -> Advance {
-        self.state.clock.resync(now);
+        self.state.accept_clock(now);
         self.advance(now)
     }
 
@@ -426,11 +424,17 @@ impl State {
         };
         let outbox = OutboxConfig::default().outbox_max(config.jobs_max).hold(config.settle_within);
         Ok(Self {
-            clock: Clock::new(now, config.clock_jump_max),
+            clock: Clock::wary(now, config.clock_jump_max),
             now,
             jobs: JobTable::new(limits),
             places: Places::new(config.ordering, config.seed),
-            pool: BackendPool::new(config.backends_max, config.families_max, config.breaker, config.seed),
+            pool: BackendPool::new(
+                config.backends_max,
+                config.families_max,
+                config.breaker,
+                config.lease_for,
+                config.seed,
+            ),
             table: RouteTable::new(config.routes_max, config.seed),
             customers: Registry::new("customers", config.customers_max, config.seed),
             parked: BTreeSet::new(),

@@ -266,6 +266,8 @@ impl Builder {
             granted: body.granted,
             deadline: body.deadline,
             lease_for: body.lease_for,
+            bridges: body.bridges,
+            silent: body.silent,
         });
         self.state.pool.entry_mut(backend).hot.live += 1;
         self.state.set_hot(item, hot);

@@ -263,6 +263,8 @@ pub(crate) struct LeaseBody {
     pub(crate) granted: Timestamp,
     pub(crate) deadline: Timestamp,
     pub(crate) lease_for: Span,
+    pub(crate) bridges: u8,
+    pub(crate) silent: Span,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -459,6 +461,8 @@ impl State {
             granted: lease.granted,
             deadline: lease.deadline,
             lease_for: lease.lease_for,
+            bridges: lease.bridges,
+            silent: lease.silent,
         });
         let mut leases: Vec<LeaseBody> = told.collect();
         leases.sort_unstable_by_key(|lease| lease.id);

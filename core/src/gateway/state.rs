@@ -25,7 +25,7 @@ use crate::backend::{BackendPool, Grant, LeaseRecord, Verdict};
 use crate::backoff::Backoff;
 use crate::billing::{Outbox, PriceBook};
 use crate::id::JobId;
-use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
+use crate::job::{Content, Deadlines, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
 use crate::limiter::{RateLimit, TokenBucket};
 use crate::queue::{Entrant, Key, Places};
 use crate::registry::Registry;
@@ -438,12 +438,22 @@ impl State {
             let lease = self.pool.lease_record(job.hot.lease);
             return lease.map_or(Timestamp::MAX, |lease| lease.deadline);
         }
-        let deadlines = self.jobs.deadlines(job);
+        let deadlines = self.deadlines(job);
         let lease = self.pool.lease_record(job.hot.lease).filter(|_| job.hot.lease != NO_LEASE);
         let lease = lease.map_or(Timestamp::MAX, |lease| lease.deadline);
         let backoff = if job.hot.hold == Hold::Backoff { not_before(job) } else { Timestamp::MAX };
         let first = deadlines.total.min(deadlines.run).min(lease).min(deadlines.start).min(deadlines.queue);
         first.min(backoff).min(self.ages_at(job))
+    }
+
+    /// The job's four deadlines. Silences of the host are not counted as time that a worker worked.
+    pub(crate) fn deadlines(&self, job: &Job) -> Deadlines {
+        let mut deadlines = self.jobs.deadlines(job);
+        if let Some(lease) = self.pool.lease_record(job.hot.lease) {
+            deadlines.run += lease.silent;
+            deadlines.total += lease.silent;
+        }
+        deadlines
     }
 
     /// When a waiting job is lifted a lane.

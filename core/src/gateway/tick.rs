@@ -6,6 +6,7 @@
 )]
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,11 +14,11 @@ use super::event::EventKind;
 use super::lifecycle::Failure;
 use super::settlement::Spent;
 use super::state::{State, not_before};
-use crate::backend::Verdict;
+use crate::backend::{LeaseRecord, Verdict};
 use crate::billing::Usage;
 use crate::failure::FailureClass;
 use crate::job::{CancelReason, Hold, JobFailure, JobState, Outcome};
-use crate::time::{Span, Timestamp};
+use crate::time::{Span, Tick, Timestamp, is_punctual};
 
 /// What a call of [`crate::Gateway::advance`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,7 +31,7 @@ pub struct Advance {
     pub now: Timestamp,
     /// Whether more is due already: call again at once.
     pub more: bool,
-    /// How far the host's clock leapt ahead, when it was not believed.
+    /// How far the host's clock stepped ahead, if that was put on trial.
     pub leapt: Option<Span>,
     /// When to call again; `None`: no deadline is armed.
     pub next_deadline: Option<Timestamp>,
@@ -54,25 +55,28 @@ impl State {
     /// last one handled, and the command that follows happens then.
     #[inline]
     pub(crate) fn tick(&mut self, reading: Timestamp) -> (u32, bool) {
+        let awaited = self.earliest();
+        let caught_up = self.clock.now() == self.now;
+        let tick = self.clock.observe_awaited(reading, awaited);
         // Nearly always nothing is due and the clock just went on a little.
-        if self.clock.offset().is_zero() && self.clock.now() == self.now && self.now.max(reading) < self.earliest() {
-            self.clock.resync(reading);
+        let quiet = tick.doubted.is_none() && tick.elapsed.as_nanos() <= self.pool.lease_for_min.as_nanos() / 3 * 2;
+        if caught_up && quiet && self.clock.now() < awaited {
             self.now = self.clock.now();
             return (0, false);
         }
-        self.tick_slowly(reading)
+        self.tick_slowly(tick, awaited)
     }
 
-    fn tick_slowly(&mut self, reading: Timestamp) -> (u32, bool) {
-        let awaited = self.earliest().max(self.now);
-        if self.jobs.live() == 0 || awaited == Timestamp::MAX {
-            // No deadline of a job could be hurt by a leap, and an idle host is not asked to call.
-            self.clock.resync(reading);
-        } else if let Some(leap) = self.clock.observe_awaited(reading, awaited) {
+    fn tick_slowly(&mut self, tick: Tick, awaited: Timestamp) -> (u32, bool) {
+        if let Some(leap) = tick.doubted {
             self.scalars.counters.clock_leaps += 1;
             self.emit(EventKind::ClockLeapt(leap));
         }
         let target = self.clock.now();
+        let before = Timestamp::from_nanos(target.as_nanos().saturating_sub(tick.elapsed.as_nanos()));
+        if !is_punctual(before, target, awaited) {
+            self.bridge(tick.elapsed, target > awaited);
+        }
         let mut handled = 0;
         while self.earliest() <= target {
             let Some((at, due)) = self.next_due() else { break };
@@ -88,6 +92,40 @@ impl State {
         }
         self.now = target;
         (handled, false)
+    }
+
+    /// Gives workers time to be heard after a silence of the host: it slept, or its clock stepped ahead, and who was
+    /// heard meanwhile nobody knows.
+    ///
+    /// A lease that lost most of its time to the silence gets all of it again, a few times at most until its worker is
+    /// heard: a host that is always late must not keep dead workers alive. What a late host missed is not counted as time
+    /// that a worker worked, so no time limit of a running job passes by it.
+    ///
+    /// # Complexity
+    /// O(leases), at most once in two thirds of the shortest lease.
+    fn bridge(&mut self, silence: Span, late: bool) {
+        let now = self.clock.now();
+        let hurt = |lease: &LeaseRecord| silence.as_nanos() > lease.lease_for.as_nanos() / 3 * 2;
+        let hurt: Vec<u32> = self.pool.leases().filter(|(_, lease)| hurt(lease)).map(|(slot, _)| slot).collect();
+        for lease in hurt {
+            if let Some(job) = self.pool.bridge(lease, now, if late { silence } else { Span::ZERO }) {
+                self.rearm_job(job);
+            }
+        }
+    }
+
+    /// Goes on after a time in which there was no machine: the reading is right, and every worker is given time to be
+    /// heard.
+    pub(crate) fn resume(&mut self, reading: Timestamp) {
+        self.clock.observe_awaited(reading, Timestamp::MAX);
+        self.bridge(Span::MAX, false);
+    }
+
+    /// Takes the host's clock as it is: steps ahead that are on trial are time that passed.
+    pub(crate) fn accept_clock(&mut self, reading: Timestamp) {
+        self.tick(reading);
+        let accepted = self.clock.accept();
+        self.bridge(accepted, true);
     }
 
     /// The earliest deadline, or the last instant, which is never.
@@ -153,7 +191,7 @@ impl State {
     fn handle_job(&mut self, slot: u32) {
         let now = self.now;
         let job = &self.jobs[slot];
-        let deadlines = self.jobs.deadlines(job);
+        let deadlines = self.deadlines(job);
         match job.hot.state {
             JobState::Queued if deadlines.total <= now => self.give_up_queued(slot, CancelReason::TotalTimeout),
             JobState::Queued if deadlines.start <= now => self.give_up_queued(slot, CancelReason::StartTimeout),

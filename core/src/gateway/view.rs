@@ -166,7 +166,7 @@ pub struct Stats {
     pub charged_micros: u128,
     /// Events that wait to be fetched.
     pub events: u32,
-    /// How far the host's clock is ahead because of leaps that were not believed.
+    /// How far the host's clock is ahead by steps that are on trial.
     pub clock_offset: Span,
     /// What has happened since the beginning.
     pub counters: Counters,
@@ -247,7 +247,7 @@ impl Gateway {
             unconfirmed: outbox.len() as u32,
             charged_micros: scalars.charged_micros,
             events: self.state.events.len() as u32,
-            clock_offset: self.state.clock.offset(),
+            clock_offset: self.state.clock.doubt(),
             counters: scalars.counters,
         }
     }
