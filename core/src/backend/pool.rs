@@ -40,6 +40,8 @@ pub(crate) struct BackendPool {
     pub(crate) next_order: u32,
     /// Backends that were removed while they held leases; gone as soon as they hold none.
     leaving: u32,
+    /// Groups with a free backend.
+    free_groups: u32,
     /// No lease is shorter.
     pub(crate) lease_for_min: Span,
 }
@@ -108,6 +110,8 @@ pub(crate) struct LeaseRecord {
     pub(crate) granted: Timestamp,
     pub(crate) deadline: Timestamp,
     pub(crate) lease_for: Span,
+    /// What its customer's account was charged for it, in virtual time.
+    pub(crate) charge: u64,
     /// How often it got its time again after a silence of the host, since its worker was heard.
     pub(crate) bridges: u8,
     /// Silences of the host that do not count as time its worker worked.
@@ -169,6 +173,7 @@ impl BackendPool {
             next_lease: 1,
             next_order: 0,
             leaving: 0,
+            free_groups: 0,
             lease_for_min: lease_for,
         }
     }
@@ -389,6 +394,11 @@ impl BackendPool {
         self.groups.get(group as usize).is_some_and(|group| !group.free.is_empty())
     }
 
+    /// Whether any backend would take a lease.
+    pub(crate) fn any_free(&self) -> bool {
+        self.free_groups > 0
+    }
+
     pub(crate) fn slots(&self, group: u32) -> u64 {
         self.groups.get(group as usize).map_or(0, |group| group.slots)
     }
@@ -464,6 +474,7 @@ impl BackendPool {
             granted: now,
             deadline: now + lease_for,
             lease_for,
+            charge: 0,
             bridges: 0,
             silent: Span::ZERO,
         });
@@ -492,6 +503,13 @@ impl BackendPool {
         if let Some(lease) = self.leases.get_mut(slot as usize) {
             lease.deadline = deadline;
             lease.bridges = bridges;
+        }
+    }
+
+    /// Notes what a lease's customer was charged for it. Part of its grant.
+    pub(crate) fn set_charge(&mut self, slot: u32, charge: u64) {
+        if let Some(lease) = self.leases.get_mut(slot as usize) {
+            lease.charge = charge;
         }
     }
 
@@ -562,6 +580,7 @@ impl BackendPool {
             return;
         }
         let Some(group) = groups.get_mut(entry.group as usize) else { return };
+        let was_free = !group.free.is_empty();
         if let Some(old) = entry.listed {
             for key in &entry.hot.warm {
                 group.warm.remove(&(*key, old, id));
@@ -577,6 +596,11 @@ impl BackendPool {
             }
         }
         entry.listed = listed;
+        match (was_free, !group.free.is_empty()) {
+            (false, true) => self.free_groups += 1,
+            (true, false) => self.free_groups -= 1,
+            _ => {}
+        }
     }
 
     /// Changes what a backend is warm for.
@@ -720,5 +744,7 @@ impl BackendPool {
             assert_eq!(self.find_lease(lease.id), Some(slot));
         }
         assert_eq!(self.lease_index.len(), self.leases.len());
+        let free = self.groups.iter().filter(|(_, group)| !group.free.is_empty()).count();
+        assert_eq!(self.free_groups as usize, free, "groups with a free backend");
     }
 }

@@ -238,7 +238,7 @@ impl State {
             key: Key::new(submit.priority.lane(), 0, sequence),
             content: Content::Payload(submit.payload),
             created: self.now,
-            estimate: submit.estimate.unwrap_or(self.config.estimate).as_nanos(),
+            estimate: submit.estimate.map_or(0, GpuNanos::as_nanos),
             affinity,
             extra,
             customer,
@@ -280,7 +280,6 @@ impl State {
     }
 
     pub(crate) fn give_up_queued(&mut self, slot: u32, reason: CancelReason) {
-        self.refund(slot);
         self.dequeue(slot);
         self.finish(slot, Outcome::Cancelled(reason), Spent::nothing());
     }

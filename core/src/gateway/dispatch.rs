@@ -86,20 +86,34 @@ impl State {
     /// # Complexity
     /// O(log n), and O(log n) once for each flow that is stepped over until its customer may run again.
     pub(crate) fn dispatch(&mut self) -> Dispatch {
-        while let Some(route) = self.table.next() {
+        loop {
+            let Some(route) = self.table.next() else {
+                if self.pull() {
+                    continue;
+                }
+                return self.wait();
+            };
+            if self.freshen(route) {
+                continue;
+            }
             if let Some(lease) = self.dispatch_from(route, |state, slot| state.choose_in_turn(route, slot)) {
                 return Dispatch::Lease(lease);
             }
         }
-        self.wait()
     }
 
     /// Leases the next job of one route.
     pub(crate) fn dispatch_route(&mut self, route: &Route<'_>) -> Result<Dispatch, FleetError> {
         let Some(route) = self.known_route(route)? else { return Ok(self.wait()) };
-        while self.places.first(route).is_some() && !self.table.routes[route].paused {
+        while !self.table.routes[route].paused {
             if !self.table.routes[route].groups().any(|group| self.pool.has_free(group)) {
                 break;
+            }
+            if self.places.first(route).is_none() && !self.pull() {
+                break;
+            }
+            if self.freshen(route) {
+                continue;
             }
             if let Some(lease) = self.dispatch_from(route, |state, slot| state.choose(route, slot)) {
                 return Ok(Dispatch::Lease(lease));
@@ -121,7 +135,15 @@ impl State {
                 Some(_) if !leases.is_empty() => None,
                 _ => self.table.next_of(group),
             };
-            let Some(next) = next else { break };
+            let Some(next) = next else {
+                if leases.is_empty() && self.pull() {
+                    continue;
+                }
+                break;
+            };
+            if self.freshen(next) {
+                continue;
+            }
             route = Some(next);
             if let Some(lease) = self.dispatch_from(next, |state, slot| state.pool.only(id, state.jobs[slot].affinity))
             {
@@ -135,13 +157,20 @@ impl State {
     /// was no backend for it.
     fn dispatch_from(&mut self, route: u32, choose: impl FnOnce(&Self, u32) -> Option<Grant>) -> Option<Lease> {
         let (_, slot) = self.places.first(route)?;
-        if let Some(blocked) = self.blocked(slot) {
-            let wake = match blocked {
-                Blocked::RunningMax => None,
-                Blocked::Tokens(until) => until,
-            };
-            self.park(slot, wake);
-            return None;
+        match self.blocked(slot) {
+            None => {}
+            Some(Blocked::RunningMax) => {
+                self.park(slot, None);
+                return None;
+            }
+            Some(Blocked::Tokens(Some(until))) => {
+                self.park(slot, Some(until));
+                return None;
+            }
+            Some(Blocked::Tokens(None)) => {
+                self.bar(slot);
+                return None;
+            }
         }
         let grant = choose(self, slot)?;
         let lease = self.lease(slot, grant)?;
@@ -192,8 +221,8 @@ impl State {
             debug_assert!(matches!(taken, Acquire::Allow { .. }), "tokens were there a moment ago");
             self.set_bucket(customer, bucket);
         }
-        self.dequeue(slot);
-        self.serve(slot);
+        let charge = self.serve(slot);
+        self.pool.set_charge(lease, charge);
         debug_assert_eq!(hot.state.after(JobEvent::Lease), Some(crate::job::JobState::Running));
         hot.state = crate::job::JobState::Running;
         hot.hold = Hold::None;
@@ -204,6 +233,7 @@ impl State {
         hot.progress_ppm = 0;
         hot.version = hot.version.wrapping_add(1);
         self.set_hot(slot, hot);
+        self.note_started(slot);
         self.rearm_job(slot);
         self.emit(EventKind::Started(self.jobs[slot].id));
         self.scalars.counters.leases += 1;

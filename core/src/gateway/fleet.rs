@@ -106,6 +106,8 @@ impl State {
     /// # Complexity
     /// O(routes × groups of their family): when groups come or go, which is when the operator says so.
     fn relink(&mut self) {
+        self.unpark_all();
+        self.table.forget_classes();
         let routes: Vec<u32> = self.table.routes.iter().map(|(route, ..)| route).collect();
         for route in &routes {
             self.table.unlink(*route, &self.pool);
@@ -154,7 +156,7 @@ impl State {
             (_, None) => {}
         }
         self.customers[customer].policy = policy;
-        self.unpark(customer);
+        self.wake_all(customer);
     }
 
     /// Stops or lets go on the serving of a route. Its jobs keep their places and their clocks.
@@ -167,7 +169,8 @@ impl State {
             Some(id) => id,
             None => self.make_route(route)?,
         };
-        self.table.routes[id].paused = paused;
+        self.unpark_all();
+        self.table.set_paused(id, paused);
         if !paused && self.table.routes[id].refs == 0 {
             self.idle_routes.push(id);
         }

@@ -52,8 +52,10 @@ impl Gateway {
                 }
                 _ => assert_eq!(job.hot.lease, NO_LEASE),
             }
-            let parked = state.parked.contains(&(job.customer, job.key, slot));
+            let parked = state.parked.jobs.contains(&state.parked_place(slot));
             assert_eq!(job.hot.hold == Hold::Parked, parked, "{} is parked under its customer", job.id);
+            let barred = state.parked.barred.contains(&(job.customer, job.key.sequence(), slot));
+            assert_eq!(job.hot.hold == Hold::Barred, barred, "{} is barred under its customer", job.id);
             if job.hot.hold == Hold::Backoff {
                 assert!(not_before(job) >= state.now, "a retry that is due is not held back");
             }
@@ -64,7 +66,8 @@ impl Gateway {
             let mut rank = 0;
             for (key, slot, ready) in state.places.iter(route) {
                 let job = &state.jobs[slot];
-                assert_eq!((job.route, job.key), (route, key), "{} stands where it says", job.id);
+                let place = (job.route, job.lane(), job.key.sequence());
+                assert_eq!(place, (route, key.lane(), key.sequence()), "{} stands where it says", job.id);
                 assert_eq!(state.places.rank(slot), Some(rank), "positions of {name} are without gaps");
                 assert!(!ready || job.hot.hold == Hold::None, "{} is held and yet ready", job.id);
                 rank += 1;
@@ -92,7 +95,7 @@ impl Gateway {
                 assert!(record.bucket.available(&rate, state.now) <= rate.burst(), "tokens of {name} within capacity");
             }
         }
-        for (customer, _, slot) in &state.parked {
+        for (customer, .., slot) in &state.parked.jobs {
             let (name, job) = (state.customers.name(*customer), state.jobs[*slot].id);
             assert!(state.is_woken(*customer, *slot), "something wakes {job}, which {name} has parked");
         }

@@ -21,7 +21,6 @@ use crate::error::{InputError, LeaseError};
 use crate::failure::FailureClass;
 use crate::id::{JobId, LeaseId};
 use crate::job::{Hold, JobEvent, JobFailure, JobState, NO_LEASE, Outcome, Output};
-use crate::queue::stride;
 use crate::time::{GpuNanos, Span, Timestamp};
 
 /// How an attempt failed, as the host saw it.
@@ -237,7 +236,17 @@ impl State {
         self.set_hot(slot, hot);
         let backend = self.pool.name(lease.backend).clone();
         let elapsed = self.now.since(lease.granted);
-        Some(Spent::of(usage, elapsed, payer, backend, |device| self.pool.device_name(lease.backend, device)))
+        let spent = Spent::of(usage, elapsed, payer, backend, |device| self.pool.device_name(lease.backend, device));
+        self.charge(slot, lease.charge, spent.gpu);
+        Some(spent)
+    }
+
+    /// Tells its customer's account what an attempt used, however it ended and whoever pays.
+    fn charge(&mut self, slot: u32, charge: u64, used: GpuNanos) {
+        let job = &self.jobs[slot];
+        let weight = self.policy(job.customer).weight;
+        self.places.end(job.customer, job.route, job.lane(), charge, used.as_nanos(), weight);
+        self.follow();
     }
 
     /// Ends a job: its outcome, its settlement and its leave-taking are one change.
@@ -298,20 +307,6 @@ impl State {
         self.wake(self.jobs[slot].customer);
     }
 
-    /// Looks at a customer's parked jobs again when it may run one more.
-    pub(crate) fn wake(&mut self, customer: u32) {
-        #[cfg(feature = "testing")]
-        if self.has_bug(super::plant::Plant::LostWakeup, 0) {
-            return;
-        }
-        if self.parked.is_empty() || self.first_parked(customer).is_none() {
-            return;
-        }
-        if self.customers[customer].running < self.policy(customer).running_max {
-            self.unpark(customer);
-        }
-    }
-
     /// Keeps what an attempt used until the job's settlement is made.
     fn keep_spent(&mut self, slot: u32, spent: &Spent, failure: Option<JobFailure>) {
         let gpu = spent.gpu.as_nanos();
@@ -327,30 +322,9 @@ impl State {
         });
     }
 
-    /// Takes the cost of a job out of its customer's share again, if it never ran: it leaves its lane.
-    pub(crate) fn refund(&mut self, slot: u32) {
-        let job = &self.jobs[slot];
-        if job.hot.started != Timestamp::MAX {
-            return;
-        }
-        let (customer, lane, estimate) = (job.customer, job.lane(), job.estimate);
-        let family = self.table.routes[job.route].family;
-        let expected = stride(estimate, self.policy(customer).weight);
-        if let Some(share) = self.places.correct(customer, family, lane, expected, 0) {
-            self.note(|_| super::undo::Undo::Shared { share });
-        }
-    }
-
-    /// Puts the real cost of a job in the place of its estimate.
+    /// Learns from a job that delivered how long those of its route take.
     fn learn(&mut self, slot: u32, gpu: GpuNanos) {
-        let job = &self.jobs[slot];
-        let (customer, route, lane, estimate) = (job.customer, job.route, job.lane(), job.estimate);
-        let weight = self.policy(customer).weight;
-        let family = self.table.routes[route].family;
-        let (expected, actual) = (stride(estimate, weight), stride(gpu.as_nanos(), weight));
-        if let Some(share) = self.places.correct(customer, family, lane, expected, actual) {
-            self.note(|_| super::undo::Undo::Shared { share });
-        }
+        let route = self.jobs[slot].route;
         let service = self.table.routes[route].service;
         self.note(|_| super::undo::Undo::RouteService { route, service });
         let (mean, new) = (service.as_nanos(), gpu.as_nanos());

@@ -9,6 +9,7 @@ mod fleet;
 #[cfg(any(test, feature = "testing"))]
 mod invariants;
 mod lifecycle;
+mod parked;
 #[cfg(feature = "testing")]
 mod plant;
 mod restore;
@@ -21,7 +22,6 @@ mod transaction;
 mod undo;
 mod view;
 
-use alloc::collections::BTreeSet;
 use alloc::vec::Vec;
 use core::fmt;
 
@@ -51,11 +51,12 @@ use crate::breaker::ForcedState;
 use crate::error::{ConfigError, FleetError, JobError, LeaseError, OutboxError, SubmitError};
 use crate::id::{JobId, LeaseId};
 use crate::job::{JobTable, Output, TableLimits, Timeouts};
-use crate::queue::Places;
+use crate::queue::{Places, Precision};
 use crate::registry::Registry;
 use crate::time::{Clock, Timestamp};
 use crate::timers::Timers;
 use event::EventLog;
+use parked::Parked;
 use route::RouteTable;
 use state::{Scalars, State};
 
@@ -427,7 +428,7 @@ impl State {
             clock: Clock::wary(now, config.clock_jump_max),
             now,
             jobs: JobTable::new(limits),
-            places: Places::new(config.ordering, config.seed),
+            places: Places::new(config.ordering, PRECISION, config.seed),
             pool: BackendPool::new(
                 config.backends_max,
                 config.families_max,
@@ -437,7 +438,7 @@ impl State {
             ),
             table: RouteTable::new(config.routes_max, config.seed),
             customers: Registry::new("customers", config.customers_max, config.seed),
-            parked: BTreeSet::new(),
+            parked: Parked::default(),
             customer_timers: Timers::new(),
             backend_timers: Timers::new(),
             outbox: Outbox::new(outbox)?,
@@ -467,3 +468,6 @@ impl State {
         u64::from_le_bytes(hash.finalize().into()).max(1)
     }
 }
+
+/// Costs are nanoseconds of GPU time, known only afterwards; 10 binary digits tell weights up to a million apart.
+const PRECISION: Precision = Precision { scale: 10, estimated: true };

@@ -20,7 +20,7 @@ use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
 use crate::id::LeaseId;
 use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, NO_LEASE};
-use crate::queue::{Key, LANES, SEQUENCE_MAX, Share, TAG_MAX};
+use crate::queue::{Entrant, Key, LANES, SEQUENCE_MAX, TAG_MAX};
 use crate::time::Timestamp;
 
 type Check = Result<(), SnapshotError>;
@@ -45,16 +45,16 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
         routes: Vec::new(),
         customers: Vec::new(),
         jobs: Vec::new(),
-        listed: BTreeSet::new(),
+        queued: Vec::new(),
         timers: Vec::new(),
     };
     builder.families(families)?;
     builder.backends(backends)?;
     builder.routes(routes)?;
     builder.customers(customers)?;
-    builder.jobs(jobs, leases)?;
-    builder.places();
     builder.shares(shares)?;
+    builder.jobs(jobs, leases)?;
+    builder.places()?;
     builder.retained(retained)?;
     builder.outbox(&outbox)?;
     builder.tallies()?;
@@ -79,8 +79,8 @@ struct Builder {
     routes: Vec<u32>,
     customers: Vec<u32>,
     jobs: Vec<u32>,
-    /// Jobs that stand in the list of their flow.
-    listed: BTreeSet<u32>,
+    /// Places of jobs that wait: key, cost, and whether they stand in the line of their flow.
+    queued: Vec<(Key, u32, u64, bool)>,
     /// Timers of customers, armed when all that arms and disarms them is done.
     timers: Vec<(u32, Timestamp)>,
 }
@@ -93,7 +93,7 @@ impl Builder {
             ensure(id as usize == index, "families")?;
             for (lane, clock) in clocks.into_iter().enumerate() {
                 ensure(clock <= TAG_MAX, "families")?;
-                self.state.places.set_clock(id, lane as u8, clock);
+                self.state.places.restore_clock(id, lane as u8, clock);
             }
         }
         Ok(())
@@ -138,7 +138,7 @@ impl Builder {
 
     fn customers(&mut self, customers: Vec<CustomerBody>) -> Check {
         let mut last = None;
-        for CustomerBody { name, order, policy, bucket, timer } in customers {
+        for CustomerBody { name, order, policy, bucket, timer, woken } in customers {
             let next = self.state.scalars.customer;
             ensure(last.is_none_or(|last| last < order) && order < next, "customers")?;
             last = Some(order);
@@ -153,6 +153,7 @@ impl Builder {
             record.bucket = bucket;
             ensure(bucket.last() <= self.state.now, "bucket")?;
             self.timers.extend(timer.map(|at| (id, at)));
+            self.state.set_woken(id, woken);
             self.customers.push(id);
         }
         Ok(())
@@ -160,12 +161,11 @@ impl Builder {
 
     fn shares(&mut self, shares: Vec<ShareBody>) -> Check {
         let families = self.state.pool.families().count();
-        for ShareBody { customer, family, lane, finish } in shares {
+        for ShareBody { customer, family, lane, given, rest, typical } in shares {
             let customer = *self.customers.get(customer as usize).ok_or_else(|| corrupt("shares"))?;
             ensure((family as usize) < families && (lane as usize) < LANES, "shares")?;
-            let share = Share::new(customer, family, lane, finish);
-            ensure(share.is_sound(), "shares")?;
-            self.state.places.restore_share(share);
+            let restored = self.state.places.restore_account(customer, family, lane, given, rest, typical);
+            restored.ok_or_else(|| corrupt("shares"))?;
         }
         Ok(())
     }
@@ -176,11 +176,12 @@ impl Builder {
             let sequence = Key::from_bits(body.key).sequence();
             ensure(last.is_none_or(|last| last < sequence) && !body.state.is_terminal(), "jobs")?;
             last = Some(sequence);
-            let listed = body.listed;
+            let place = (Key::from_bits(body.key), body.cost, body.listed);
             let slot = self.insert(body)?;
             self.jobs.push(slot);
-            if listed {
-                self.listed.insert(slot);
+            if self.state.jobs[slot].hot.state == JobState::Queued {
+                let (key, cost, listed) = place;
+                self.queued.push((key, slot, cost, listed));
             }
         }
         for lease in leases {
@@ -196,6 +197,7 @@ impl Builder {
     fn job(&self, body: JobBody) -> Result<Job, SnapshotError> {
         let now = self.state.now;
         let key = Key::from_bits(body.key);
+        let key = Key::new(key.lane(), 0, key.sequence());
         let customer = *self.customers.get(body.customer as usize).ok_or_else(|| corrupt("customer of a job"))?;
         let route = *self.routes.get(body.route as usize).ok_or_else(|| corrupt("route of a job"))?;
         ensure((key.lane() as usize) < LANES && key.lane() <= body.priority.lane(), "lane of a job")?;
@@ -205,7 +207,8 @@ impl Builder {
         ensure(body.outcome.is_none() || body.payload.is_empty(), "payload of a job")?;
         let queued = body.state == JobState::Queued;
         ensure(queued || (body.hold == Hold::None && !body.listed), "hold of a job")?;
-        ensure(!(body.hold == Hold::Backoff && body.listed), "hold of a job")?;
+        let alone = matches!(body.hold, Hold::Backoff | Hold::Barred);
+        ensure(!(alone && body.listed), "hold of a job")?;
         let not_before = body.extra.as_ref().map(|extra| extra.not_before);
         ensure(body.hold != Hold::Backoff || not_before.is_some_and(|at| at >= now), "hold of a job")?;
         let extra = body.extra.map(|extra| {
@@ -266,38 +269,44 @@ impl Builder {
             granted: body.granted,
             deadline: body.deadline,
             lease_for: body.lease_for,
+            charge: body.charge,
             bridges: body.bridges,
             silent: body.silent,
         });
         self.state.pool.entry_mut(backend).hot.live += 1;
         self.state.set_hot(item, hot);
-        Ok(())
+        let job = &self.state.jobs[item];
+        let counted = self.state.places.restore_running(job.customer, job.route, job.lane(), body.charge);
+        counted.ok_or_else(|| corrupt("shares"))
     }
 
     /// Puts queued jobs to their places, in service order, so that each finds its flow as it was.
-    fn places(&mut self) {
+    fn places(&mut self) -> Check {
         let now = self.state.now;
         for backend in &self.backends {
             self.state.pool.refresh(*backend, now);
             self.state.refresh_backend(*backend);
         }
-        let mut queued: Vec<u32> = self.jobs.clone();
-        queued.retain(|slot| self.state.jobs[*slot].hot.state == JobState::Queued);
-        queued.sort_unstable_by_key(|slot| self.state.jobs[*slot].key);
-        for slot in queued {
-            let job = &self.state.jobs[slot];
-            let (customer, route, key, hold) = (job.customer, job.route, job.key, job.hot.hold);
-            if self.listed.contains(&slot) {
-                self.state.places.relist(slot, customer, route, key);
-            } else {
-                self.state.places.restore(slot, customer, route, key, hold == Hold::None);
+        self.queued.sort_unstable();
+        for (key, slot, cost, listed) in core::mem::take(&mut self.queued) {
+            let hold = self.state.jobs[slot].hot.hold;
+            let entrant = Entrant { cost, ..self.state.entrant(slot, !listed, hold == Hold::None) };
+            self.state.places.relist(slot, key, entrant).ok_or_else(|| corrupt("places"))?;
+            match hold {
+                Hold::None | Hold::Backoff => {}
+                Hold::Parked => {
+                    let weight = entrant.weight;
+                    self.state.places.set_ready(slot, false, weight);
+                    let place = self.state.parked_place(slot);
+                    self.state.parked.jobs.insert(place);
+                }
+                Hold::Barred => {
+                    self.state.parked.barred.insert((entrant.customer, entrant.sequence, slot));
+                }
             }
-            if hold == Hold::Parked {
-                self.state.places.set_ready(slot, false);
-                self.state.parked.insert((customer, key, slot));
-            }
-            self.state.refresh_route(route);
         }
+        self.state.follow();
+        Ok(())
     }
 
     fn retained(&mut self, retained: Vec<JobBody>) -> Check {
@@ -360,8 +369,10 @@ impl Builder {
         for route in routes {
             state.refresh_route(route);
         }
-        let woken = state.parked.iter().all(|(customer, _, slot)| state.is_woken(*customer, *slot));
+        let woken = state.parked.jobs.iter().all(|(customer, .., slot)| state.is_woken(*customer, *slot));
         ensure(woken, "hold of a job")?;
+        let waits = |(_, customer): &(u64, u32)| state.first_parked(*customer).is_some();
+        ensure(state.parked.woken.iter().all(waits), "customers")?;
         state.idle_customers.clear();
         state.idle_routes.clear();
         Ok(state)

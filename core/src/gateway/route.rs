@@ -6,6 +6,7 @@
 )]
 
 use alloc::borrow::Cow;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -180,6 +181,8 @@ pub(crate) struct RouteRecord {
     pub(crate) service: GpuNanos,
     /// Price per GPU-second of the tier asked for last, with the version of the book it stands in.
     pub(crate) price: Option<CachedPrice>,
+    /// Routes of one class are served by the same groups.
+    pub(crate) class: u32,
     /// Groups whose backends serve it, each with its number there.
     links: Vec<(u32, u32)>,
     /// The key under which it stands in the order of its groups.
@@ -200,6 +203,8 @@ pub(crate) struct RouteTable {
     groups: Vec<GroupQueue>,
     /// Groups with a free backend and a ready job, the one whose next job is oldest first.
     open: IndexedHeap<Turn>,
+    /// Numbers of classes, by the groups that serve their routes.
+    classes: BTreeMap<Vec<u32>, u32>,
     pub(crate) next_order: u64,
 }
 
@@ -224,6 +229,7 @@ impl RouteRecord {
             paused: false,
             service: GpuNanos::ZERO,
             price: None,
+            class: 0,
             links: Vec::new(),
             listed: None,
         }
@@ -246,6 +252,7 @@ impl RouteTable {
             routes: Registry::new("routes", routes_max, seed),
             groups: Vec::new(),
             open: IndexedHeap::new(),
+            classes: BTreeMap::new(),
             next_order: 0,
         }
     }
@@ -262,9 +269,35 @@ impl RouteTable {
         if self.groups.len() < pool.group_bound() {
             self.groups.resize_with(pool.group_bound(), GroupQueue::default);
         }
-        let links = groups.into_iter().map(|group| (group, self.groups[group as usize].members.insert(route) as u32));
-        self.routes[route].links = links.collect();
+        let mut links = Vec::with_capacity(groups.len());
+        for group in &groups {
+            links.push((*group, self.groups[*group as usize].members.insert(route) as u32));
+        }
+        self.routes[route].links = links;
+        self.classify(route, groups);
         self.refresh(route, pool, places);
+    }
+
+    /// Puts a route among those that the same groups serve. A paused one is by itself.
+    fn classify(&mut self, route: u32, mut groups: Vec<u32>) {
+        if self.routes[route].paused {
+            groups = alloc::vec![u32::MAX, route];
+        }
+        groups.sort_unstable();
+        let next = self.classes.len() as u32;
+        self.routes[route].class = *self.classes.entry(groups).or_insert(next);
+    }
+
+    /// Stops serving a route, or lets it go on. No job of it may be parked then.
+    pub(crate) fn set_paused(&mut self, route: u32, paused: bool) {
+        self.routes[route].paused = paused;
+        let groups = self.routes[route].groups().collect();
+        self.classify(route, groups);
+    }
+
+    /// Forgets classes, before all routes are linked anew.
+    pub(crate) fn forget_classes(&mut self) {
+        self.classes.clear();
     }
 
     /// Unties a route from its groups.

@@ -203,6 +203,7 @@ pub(crate) struct CustomerBody {
     pub(crate) policy: Option<CustomerPolicy>,
     pub(crate) bucket: TokenBucket,
     pub(crate) timer: Option<Timestamp>,
+    pub(crate) woken: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -210,7 +211,9 @@ pub(crate) struct ShareBody {
     pub(crate) customer: u32,
     pub(crate) family: u32,
     pub(crate) lane: u8,
-    pub(crate) finish: u128,
+    pub(crate) given: u128,
+    pub(crate) rest: u64,
+    pub(crate) typical: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -220,6 +223,8 @@ pub(crate) struct JobBody {
     pub(crate) route: u32,
     pub(crate) task: Task,
     pub(crate) key: u128,
+    /// What it was expected to cost when it came to its place.
+    pub(crate) cost: u64,
     pub(crate) payload: Payload,
     pub(crate) created: Timestamp,
     pub(crate) estimate: u64,
@@ -263,6 +268,7 @@ pub(crate) struct LeaseBody {
     pub(crate) granted: Timestamp,
     pub(crate) deadline: Timestamp,
     pub(crate) lease_for: Span,
+    pub(crate) charge: u64,
     pub(crate) bridges: u8,
     pub(crate) silent: Span,
 }
@@ -361,7 +367,7 @@ impl State {
     fn family_body(&self, id: u32) -> FamilyBody {
         let mut clocks = [0; LANES];
         for (lane, clock) in clocks.iter_mut().enumerate() {
-            *clock = self.places.clock(id, lane as u8);
+            *clock = self.places.lane(id, lane as u8).clock;
         }
         FamilyBody { name: self.pool.family_name(id).into(), clocks }
     }
@@ -398,15 +404,18 @@ impl State {
             policy: record.policy.as_deref().cloned(),
             bucket: record.bucket,
             timer: self.customer_timers.armed(id),
+            woken: self.parked.woken.contains(&(record.order, id)),
         }
     }
 
     fn share_bodies(&self, numbers: &Numbers) -> Vec<ShareBody> {
-        let told = self.places.shares().map(|share| ShareBody {
-            customer: numbers.customers[share.customer as usize],
-            family: numbers.families[share.pool() as usize],
-            lane: share.lane(),
-            finish: share.finish,
+        let told = self.places.accounts().map(|account| ShareBody {
+            customer: numbers.customers[account.customer as usize],
+            family: numbers.families[account.pool() as usize],
+            lane: account.lane(),
+            given: account.given,
+            rest: account.rest,
+            typical: account.typical,
         });
         let mut shares: Vec<ShareBody> = told.collect();
         shares.sort_unstable_by_key(|share| (share.customer, share.family, share.lane));
@@ -420,7 +429,8 @@ impl State {
             customer: numbers.customers[job.customer as usize],
             route: numbers.routes[job.route as usize],
             task: job.task,
-            key: job.key.bits(),
+            key: if hot.state == JobState::Queued { self.places.key(slot).bits() } else { job.key.bits() },
+            cost: if hot.state == JobState::Queued { self.places.cost(slot) } else { 0 },
             payload: job.payload(),
             created: job.created,
             estimate: job.estimate,
@@ -461,6 +471,7 @@ impl State {
             granted: lease.granted,
             deadline: lease.deadline,
             lease_for: lease.lease_for,
+            charge: lease.charge,
             bridges: lease.bridges,
             silent: lease.silent,
         });

@@ -9,14 +9,12 @@
 )]
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
 use super::config::{CustomerPolicy, GatewayConfig};
-use super::dispatch::Blocked;
 use super::event::{EventKind, EventLog};
 use super::route::{RouteRecord, RouteTable};
 use super::settlement::SettlementRecord;
@@ -27,6 +25,7 @@ use crate::billing::{Outbox, PriceBook};
 use crate::id::JobId;
 use crate::job::{Content, Deadlines, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
 use crate::limiter::{RateLimit, TokenBucket};
+use super::parked::Parked;
 use crate::queue::{Entrant, Key, Places};
 use crate::registry::Registry;
 use crate::time::{Clock, Timestamp};
@@ -44,8 +43,8 @@ pub(crate) struct State {
     pub(crate) pool: BackendPool,
     pub(crate) table: RouteTable,
     pub(crate) customers: Registry<Customer>,
-    /// Queued jobs whose customer may not run now, by customer and place.
-    pub(crate) parked: BTreeSet<(u32, Key, u32)>,
+    /// Queued jobs whose customer may not run now.
+    pub(crate) parked: Parked,
     pub(crate) customer_timers: Timers,
     pub(crate) backend_timers: Timers,
     pub(crate) outbox: Outbox<SettlementRecord>,
@@ -217,105 +216,90 @@ impl State {
 
     // --- The queue ---
 
-    /// Gives a job its place by its customer's share, in `lane`.
+    /// Gives a job its place by its customer's account, in `lane`.
     pub(crate) fn enqueue(&mut self, slot: u32, lane: u8, sequence: u64) {
-        let held = self.jobs[slot].hot.hold == Hold::Backoff;
-        let job = &self.jobs[slot];
-        let (customer, route) = (job.customer, job.route);
-        let weight = self.policy(customer).weight;
-        let entrant = Entrant { customer, route, lane, sequence, cost: job.estimate, weight, held };
-        let (key, share) = self.places.push(slot, entrant);
-        self.note(|_| Undo::Pushed { job: slot, share });
         self.note(|state| Undo::JobKey { job: slot, key: state.jobs[slot].key });
-        self.jobs[slot].key = key;
-        self.refresh_route(route);
+        self.jobs[slot].key = Key::new(lane, 0, sequence);
+        let held = self.jobs[slot].hot.hold != Hold::None;
+        let entrant = self.entrant(slot, held, !held);
+        self.places.push(slot, entrant);
+        self.follow();
     }
 
-    /// Puts a job back to the place it had.
+    /// Puts a job that ran back to the head of its customer's line.
     pub(crate) fn put_back(&mut self, slot: u32, ready: bool) {
-        let job = &self.jobs[slot];
-        let (customer, route) = (job.customer, job.route);
-        self.places.restore(slot, customer, route, job.key, ready);
-        self.note(|_| Undo::Pushed { job: slot, share: None });
-        self.refresh_route(route);
+        let entrant = self.entrant(slot, true, ready);
+        self.places.push(slot, entrant);
+        self.follow();
     }
 
-    /// Takes a job out of the queue, wherever it stands.
-    pub(crate) fn dequeue(&mut self, slot: u32) {
+    pub(crate) fn entrant(&self, slot: u32, alone: bool, ready: bool) -> Entrant {
         let job = &self.jobs[slot];
-        let (customer, route, key) = (job.customer, job.route, job.key);
-        if self.parked.remove(&(customer, key, slot)) {
-            self.note(|_| Undo::Unparked { customer, key, job: slot });
+        Entrant {
+            customer: job.customer,
+            route: job.route,
+            lane: job.lane(),
+            sequence: job.key.sequence(),
+            cost: self.expected(slot),
+            weight: self.policy(job.customer).weight,
+            alone,
+            ready,
         }
-        if let Some(removed) = self.places.remove(slot) {
-            self.note(|_| Undo::Removed { job: slot, removed: Box::new(removed) });
+    }
+
+    /// GPU time a job is expected to take: by its own estimate, else by what its route's jobs took lately.
+    pub(crate) fn expected(&self, slot: u32) -> u64 {
+        let job = &self.jobs[slot];
+        let service = self.table.routes[job.route].service;
+        [job.estimate, service.as_nanos()].into_iter().find(|nanos| *nanos > 0).unwrap_or(self.config.estimate.as_nanos())
+    }
+
+    /// Takes a job out of the queue that does not run.
+    pub(crate) fn dequeue(&mut self, slot: u32) {
+        let weight = self.weight(slot);
+        let ready = self.places.is_ready(slot);
+        self.unhold(slot);
+        self.places.remove(slot, weight);
+        self.follow();
+        if ready {
+            self.wake_next(slot);
         }
-        self.refresh_route(route);
+    }
+
+    /// Takes a job out of the queue that runs from now on. Returns what its customer's account is charged for it.
+    pub(crate) fn serve(&mut self, slot: u32) -> u64 {
+        let (expected, weight) = (self.expected(slot), self.weight(slot));
+        let charge = self.places.begin(slot, expected, weight);
+        self.follow();
+        charge
     }
 
     pub(crate) fn set_ready(&mut self, slot: u32, ready: bool) {
-        self.places.set_ready(slot, ready);
-        self.note(|_| Undo::Readied { job: slot, ready: !ready });
-        let route = self.jobs[slot].route;
-        self.refresh_route(route);
+        let weight = self.weight(slot);
+        self.places.set_ready(slot, ready, weight);
+        self.follow();
     }
 
-    /// Notes that a job was served, so that newcomers start behind it.
-    pub(crate) fn serve(&mut self, slot: u32) {
-        let job = &self.jobs[slot];
-        let (route, key) = (job.route, job.key);
-        let clock = self.places.serve(route, key);
-        self.note(|_| Undo::Served { route, lane: key.lane(), clock });
+    /// Brings the place of a route's first job up to date. Whether that moved it.
+    pub(crate) fn freshen(&mut self, route: u32) -> bool {
+        let Self { places, customers, config, .. } = self;
+        let weight = |customer| customers[customer].policy.as_deref().unwrap_or(&config.customer).weight;
+        let moved = places.freshen(route, weight);
+        self.follow();
+        moved
     }
 
-    /// Steps over a job until its customer may run again: at `wake`, or by an event.
-    pub(crate) fn park(&mut self, slot: u32, wake: Option<Timestamp>) {
-        let job = &self.jobs[slot];
-        let (customer, key, mut hot) = (job.customer, job.key, job.hot);
-        self.set_ready(slot, false);
-        hot.hold = Hold::Parked;
-        self.set_hot(slot, hot);
-        self.parked.insert((customer, key, slot));
-        self.note(|_| Undo::Parked { customer, key, job: slot });
-        self.scalars.counters.parked += 1;
-        if let Some(wake) = wake {
-            if self.customer_timers.armed(customer).is_none_or(|armed| wake < armed) {
-                self.arm_customer(customer, wake);
+    fn weight(&self, slot: u32) -> u32 {
+        self.policy(self.jobs[slot].customer).weight
+    }
+
+    /// Brings the order of routes in step with their places.
+    pub(crate) fn follow(&mut self) {
+        while let Some(route) = self.places.pop_touched() {
+            if self.table.routes.get(route).is_some() {
+                self.refresh_route(route);
             }
         }
-    }
-
-    /// Lets a customer's parked jobs be looked at again.
-    ///
-    /// # Complexity
-    /// O(log n) for each flow of the customer that was stepped over: at most three per route it waits on, and its retries.
-    pub(crate) fn unpark(&mut self, customer: u32) {
-        self.arm_customer(customer, Timestamp::MAX);
-        while let Some((_, key, slot)) = self.first_parked(customer) {
-            self.parked.remove(&(customer, key, slot));
-            self.note(|_| Undo::Unparked { customer, key, job: slot });
-            let mut hot = self.jobs[slot].hot;
-            hot.hold = Hold::None;
-            self.set_hot(slot, hot);
-            self.set_ready(slot, true);
-        }
-    }
-
-    /// Whether something wakes a parked job: the end of another of its customer, an instant, or the operator.
-    pub(crate) fn is_woken(&self, customer: u32, slot: u32) -> bool {
-        match self.blocked(slot) {
-            Some(Blocked::RunningMax | Blocked::Tokens(None | Some(Timestamp::MAX))) => true,
-            Some(Blocked::Tokens(Some(until))) => {
-                self.customer_timers.armed(customer).is_some_and(|armed| armed <= until)
-            }
-            // The instant has come, and while more is due than one call handles it may not have been its turn.
-            None => self.customer_timers.armed(customer).is_some_and(|armed| armed <= self.now),
-        }
-    }
-
-    pub(crate) fn first_parked(&self, customer: u32) -> Option<(u32, Key, u32)> {
-        let from = (customer, Key::from_bits(0), 0);
-        self.parked.range(from..).next().copied().filter(|(owner, ..)| *owner == customer)
     }
 
     // --- Customers and routes ---

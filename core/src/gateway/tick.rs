@@ -236,14 +236,9 @@ impl State {
     /// Lifts a waiting job a lane, to the place that an arrival there would get now.
     fn age(&mut self, slot: u32) {
         let job = &self.jobs[slot];
-        let (lane, sequence, mut hot) = (job.lane().saturating_sub(1), job.key.sequence(), job.hot);
-        self.refund(slot);
+        let (lane, sequence) = (job.lane().saturating_sub(1), job.key.sequence());
+        // If it was parked, its customer is asked again in the new lane.
         self.dequeue(slot);
-        if hot.hold == Hold::Parked {
-            // Its customer is asked again in the new lane.
-            hot.hold = Hold::None;
-            self.set_hot(slot, hot);
-        }
         self.enqueue(slot, lane, sequence);
         self.rearm_job(slot);
         self.scalars.counters.aged += 1;
@@ -253,7 +248,7 @@ impl State {
     fn handle_customer(&mut self, customer: u32) {
         let record = &self.customers[customer];
         if record.refs > 0 {
-            return self.unpark(customer);
+            return self.wake(customer);
         }
         let full = self.policy(customer).rate.map_or(self.now, |rate| record.bucket.full_at(&rate));
         if full > self.now {

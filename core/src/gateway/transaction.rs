@@ -250,6 +250,7 @@ impl Drop for Guard<'_> {
             self.state.roll_back(&savepoint);
         }
         self.state.recording = self.outer;
+        self.state.places.record(self.outer);
     }
 }
 
@@ -257,6 +258,7 @@ impl State {
     /// Makes the steps of a transaction lasting.
     pub(crate) fn commit(&mut self) {
         self.undo.clear();
+        self.places.commit();
         for (at, kind) in self.held_events.drain(..) {
             self.events.push(at, kind);
         }

@@ -10,11 +10,12 @@
 
 use alloc::boxed::Box;
 
+use super::parked::Place;
 use super::state::{Scalars, State};
 use crate::backend::{BackendHot, LeaseRecord};
 use crate::job::{Content, Extra, Job, JobHot};
 use crate::limiter::TokenBucket;
-use crate::queue::{Key, Removed, Share};
+use crate::queue::Key;
 use crate::time::{GpuNanos, Timestamp};
 
 /// The inverse of one change.
@@ -27,13 +28,11 @@ pub(crate) enum Undo {
     JobExtra { job: u32, extra: Option<Box<Extra>> },
     JobContent { job: u32, content: Content },
     Retained { job: u32 },
-    Pushed { job: u32, share: Option<Share> },
-    Removed { job: u32, removed: Box<Removed> },
-    Readied { job: u32, ready: bool },
-    Served { route: u32, lane: u8, clock: u128 },
-    Shared { share: Share },
-    Parked { customer: u32, key: Key, job: u32 },
-    Unparked { customer: u32, key: Key, job: u32 },
+    Parked { place: Place },
+    Unparked { place: Place },
+    Barred { place: (u32, u64, u32) },
+    Unbarred { place: (u32, u64, u32) },
+    Woken { customer: u32, woken: bool },
     CustomerInserted { customer: u32 },
     CustomerRefs { customer: u32, refs: u32 },
     Bucket { customer: u32, bucket: TokenBucket },
@@ -54,6 +53,7 @@ pub(crate) enum Undo {
 #[derive(Clone, Debug)]
 pub(crate) struct Savepoint {
     undo: usize,
+    places: usize,
     events: usize,
     scalars: Scalars,
     next_lease: u64,
@@ -69,9 +69,10 @@ impl State {
         }
     }
 
-    pub(crate) fn savepoint(&self) -> Savepoint {
+    pub(crate) fn savepoint(&mut self) -> Savepoint {
         Savepoint {
             undo: self.undo.len(),
+            places: self.places.record(true),
             events: self.held_events.len(),
             scalars: self.scalars,
             next_lease: self.pool.next_lease,
@@ -85,6 +86,7 @@ impl State {
     /// That of what is undone.
     pub(crate) fn roll_back(&mut self, to: &Savepoint) {
         let recording = core::mem::replace(&mut self.recording, false);
+        self.places.roll_back(to.places);
         while self.undo.len() > to.undo {
             if let Some(undo) = self.undo.pop() {
                 self.revert(undo);
@@ -94,6 +96,7 @@ impl State {
         self.scalars = to.scalars;
         self.pool.next_lease = to.next_lease;
         self.table.next_order = to.next_route;
+        self.follow();
         self.recording = recording;
     }
 
@@ -113,28 +116,19 @@ impl State {
                 let slot = self.jobs.unretain();
                 debug_assert_eq!(slot, Some(job), "slots are given in the order they were freed");
             }
-            Undo::Pushed { job, share } => {
-                let route = self.jobs[job].route;
-                self.places.unpush(job, share);
-                self.refresh_route(route);
+            Undo::Parked { place } => {
+                self.parked.jobs.remove(&place);
             }
-            Undo::Removed { job, removed } => {
-                let route = self.jobs[job].route;
-                self.places.unremove(job, route, *removed);
-                self.refresh_route(route);
+            Undo::Unparked { place } => {
+                self.parked.jobs.insert(place);
             }
-            Undo::Readied { job, ready } => self.set_ready(job, ready),
-            Undo::Served { route, lane, clock } => {
-                let family = self.table.routes[route].family;
-                self.places.set_clock(family, lane, clock);
+            Undo::Barred { place } => {
+                self.parked.barred.remove(&place);
             }
-            Undo::Shared { share } => self.places.set_share(share),
-            Undo::Parked { customer, key, job } => {
-                self.parked.remove(&(customer, key, job));
+            Undo::Unbarred { place } => {
+                self.parked.barred.insert(place);
             }
-            Undo::Unparked { customer, key, job } => {
-                self.parked.insert((customer, key, job));
-            }
+            Undo::Woken { customer, woken } => self.set_woken(customer, woken),
             Undo::CustomerInserted { customer } => {
                 self.places.forget_customer(customer);
                 self.customers.remove(customer);

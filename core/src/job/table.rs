@@ -23,11 +23,11 @@ use crate::timers::Timers;
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: JobId,
-    /// Its place in service order, kept while it runs: a retry returns to it.
+    /// Its lane and age: what is its own of its place in service order.
     pub(crate) key: Key,
     pub(crate) content: Content,
     pub(crate) created: Timestamp,
-    /// Expected GPU time in nanoseconds.
+    /// Expected GPU time in nanoseconds, as told at its submission; 0: nothing was told.
     pub(crate) estimate: u64,
     /// Hash of the affinity key, 0 for none.
     pub(crate) affinity: u64,
@@ -80,6 +80,8 @@ pub(crate) enum Hold {
     Parked,
     /// Its next attempt is not due yet; its own timer wakes it.
     Backoff,
+    /// It can never run under its customer's plan; a new plan wakes it.
+    Barred,
 }
 
 /// What few jobs have.

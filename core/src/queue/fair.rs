@@ -5,12 +5,13 @@
     reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
 )]
 
-use alloc::collections::VecDeque;
+use alloc::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 use slab::Slab;
 
-use super::places::{Entrant, Ordering, Places, stride};
+use super::accounts::Precision;
+use super::places::{Entrant, Ordering, Places};
 use crate::coded::{Full, InputError};
 use crate::error::QueueError;
 use crate::id::{NAME_LEN_MAX, check_name};
@@ -31,7 +32,8 @@ pub struct FairQueueConfig {
     pub ordering: Ordering,
     /// Items that may wait.
     pub items_max: u32,
-    /// Customers known at once. Beyond that the one longest without items is forgotten, and what it was given with it.
+    /// Customers known at once. Beyond that one is forgotten of which there is nothing to know: without items, not paused, of
+    /// weight 1, and not ahead of others for what it was given. Where there is none, a new one is refused.
     pub customers_max: u32,
     /// Keys the hash tables.
     pub seed: u64,
@@ -62,8 +64,8 @@ pub struct FairQueue<T> {
     config: FairQueueConfig,
     places: Places,
     customers: Registry<Customer>,
-    /// Customers without items, the longest so first; some may have items again.
-    idle: VecDeque<u32>,
+    /// Customers that can be forgotten as soon as they are not ahead of others; who is least so comes first.
+    idle: BTreeSet<(u32, u128, u32)>,
     items: Slab<Item<T>>,
     sequence: u64,
 }
@@ -87,7 +89,8 @@ struct Customer {
     weight: u32,
     paused: bool,
     waiting: u32,
-    idle: bool,
+    /// Where it stands among the idle.
+    idle: Option<(u32, u128)>,
 }
 
 impl Default for FairQueueConfig {
@@ -150,21 +153,22 @@ impl<T> FairQueue<T> {
                 return Err(InputError::OutOfRange { field, value, min: 1, max }.into());
             }
         }
-        let mut places = Places::new(config.ordering, config.seed);
+        // 20 binary digits below a unit: weights tell also at a cost of 1.
+        let precision = Precision { scale: 20, estimated: false };
+        let mut places = Places::new(config.ordering, precision, config.seed);
         places.open_route(0, 0);
         Ok(Self {
             config,
             places,
             customers: Registry::new("customers", config.customers_max, config.seed),
-            idle: VecDeque::new(),
+            idle: BTreeSet::new(),
             items: Slab::new(),
             sequence: 0,
         })
     }
 
-    /// Puts an item into a lane (0 is served first, 2 last) at the place its customer's share gives it. `cost` is in
-    /// units of the host's choice, the same for all; it is divided by the weight in whole units, so choose fine ones:
-    /// nanoseconds rather than seconds.
+    /// Puts an item into a lane (0 is served first, 2 last) at the place its customer's account gives it. `cost` is in
+    /// units of the host's choice, the same for all.
     ///
     /// # Errors
     /// [`QueueError::Input`] for the customer's name or a lane beyond 2; [`QueueError::Full`].
@@ -184,15 +188,17 @@ impl<T> FairQueue<T> {
         let record = &mut self.customers[customer];
         record.waiting += 1;
         let Customer { weight, paused, .. } = *record;
-        self.places.push(slot, Entrant { customer, route: 0, lane, sequence, cost, weight, held: false });
+        let entrant = Entrant { customer, route: 0, lane, sequence, cost, weight, alone: false, ready: true };
+        self.places.push(slot, entrant);
         self.places.sweep();
         if paused {
-            self.places.set_ready(slot, false);
+            self.places.set_ready(slot, false, weight);
         }
+        self.settle(customer);
         Ok(Ticket { slot, sequence })
     }
 
-    /// Takes the next item that may be served.
+    /// Takes the next item that may be served. Its customer has been given its cost.
     ///
     /// # Complexity
     /// O(log n).
@@ -206,38 +212,51 @@ impl<T> FairQueue<T> {
         loop {
             let (key, slot) = self.places.first(0)?;
             let item = self.items.get(slot as usize)?;
-            if self.customers[item.customer].paused {
-                self.places.set_ready(slot, false);
+            let (customer, cost, ticket) = (item.customer, item.cost, Ticket { slot, sequence: item.sequence });
+            let weight = self.customers[customer].weight;
+            if self.customers[customer].paused {
+                self.places.set_ready(slot, false, weight);
+                while self.places.pop_touched().is_some() {}
                 continue;
             }
-            self.places.serve(0, key);
-            let ticket = Ticket { slot, sequence: item.sequence };
-            return self.take(ticket).map(|(_, item)| (ticket, item.value));
+            let charge = self.places.begin(slot, cost, weight);
+            self.places.end(customer, 0, key.lane(), charge, cost, weight);
+            return self.forget_item(ticket).map(|item| (ticket, item.value));
         }
     }
 
-    /// Takes an item out wherever it stands, as if it had never come. `None`: it is not in the queue any more.
+    /// Takes an item out wherever it stands, as if it had never come: its customer is charged nothing, and what stands
+    /// behind it moves up when its turn comes. `None`: it is not in the queue any more.
     ///
     /// # Complexity
     /// O(log n).
     pub fn remove(&mut self, ticket: Ticket) -> Option<T> {
-        let (lane, item) = self.take(ticket)?;
-        let weight = self.customers[item.customer].weight;
-        self.places.correct(item.customer, 0, lane, stride(item.cost, weight), 0);
-        Some(item.value)
+        self.get(ticket)?;
+        let customer = self.items.get(ticket.slot as usize)?.customer;
+        self.places.remove(ticket.slot, self.customers[customer].weight)?;
+        self.forget_item(ticket).map(|item| item.value)
     }
 
-    fn take(&mut self, ticket: Ticket) -> Option<(u8, Item<T>)> {
-        self.get(ticket)?;
-        let removed = self.places.remove(ticket.slot)?;
+    /// Forgets an item that has no place any more.
+    fn forget_item(&mut self, ticket: Ticket) -> Option<Item<T>> {
         let item = self.items.try_remove(ticket.slot as usize)?;
-        let record = &mut self.customers[item.customer];
-        record.waiting -= 1;
-        if record.waiting == 0 && !record.idle {
-            record.idle = true;
-            self.idle.push_back(item.customer);
+        self.customers[item.customer].waiting -= 1;
+        self.settle(item.customer);
+        Some(item)
+    }
+
+    /// Keeps a customer among the idle exactly while there is nothing to know of it but what it was given.
+    fn settle(&mut self, customer: u32) {
+        while self.places.pop_touched().is_some() {}
+        let record = &mut self.customers[customer];
+        if let Some((period, given)) = record.idle.take() {
+            self.idle.remove(&(period, given, customer));
         }
-        Some((removed.key.lane(), item))
+        if record.waiting == 0 && !record.paused && record.weight == 1 {
+            let (period, given) = self.places.debt(customer, 0);
+            record.idle = Some((period, given));
+            self.idle.insert((period, given, customer));
+        }
     }
 
     /// How many items stand before one, paused or not. `None`: it is not in the queue any more.
@@ -255,7 +274,8 @@ impl<T> FairQueue<T> {
         (item.sequence == ticket.sequence).then_some(&item.value)
     }
 
-    /// Gives a customer a share, 1 to 1 000 000; 1 is the default. Items that wait keep their places.
+    /// Gives a customer a share, 1 to 1 000 000; 1 is the default. It holds from the next item on that is served, also for
+    /// those that wait.
     ///
     /// # Errors
     /// [`QueueError::Input`]; [`QueueError::Full`].
@@ -267,6 +287,7 @@ impl<T> FairQueue<T> {
         }
         let customer = self.customer(customer)?;
         self.customers[customer].weight = weight;
+        self.settle(customer);
         Ok(())
     }
 
@@ -278,6 +299,7 @@ impl<T> FairQueue<T> {
         check_name("customer", customer, NAME_LEN_MAX)?;
         let customer = self.customer(customer)?;
         self.customers[customer].paused = true;
+        self.settle(customer);
         Ok(())
     }
 
@@ -287,12 +309,15 @@ impl<T> FairQueue<T> {
     /// O(log n) for each lane: only the head of a flow is ever looked at.
     pub fn resume(&mut self, customer: &str) {
         let Some(customer) = self.customers.find(customer) else { return };
-        self.customers[customer].paused = false;
+        let record = &mut self.customers[customer];
+        record.paused = false;
+        let weight = record.weight;
         for lane in 0..LANES {
             if let Some(head) = self.places.head(customer, 0, lane) {
-                self.places.set_ready(head, true);
+                self.places.set_ready(head, true, weight);
             }
         }
+        self.settle(customer);
     }
 
     /// How many items wait.
@@ -318,22 +343,19 @@ impl<T> FairQueue<T> {
         if self.customers.is_full() {
             self.forget_one();
         }
-        let record = Customer { weight: 1, paused: false, waiting: 0, idle: true };
-        let customer = self.customers.insert(name, record)?;
-        self.idle.push_back(customer);
+        let customer = self.customers.insert(name, Customer { weight: 1, paused: false, waiting: 0, idle: None })?;
+        self.settle(customer);
         Ok(customer)
     }
 
-    /// Forgets the customer that has been without items longest, if there is one.
+    /// Forgets a customer of which there is nothing to know, if there is one.
     fn forget_one(&mut self) {
-        while let Some(customer) = self.idle.pop_front() {
-            let record = &mut self.customers[customer];
-            record.idle = false;
-            if record.waiting == 0 {
-                self.places.forget_customer(customer);
-                self.customers.remove(customer);
-                return;
-            }
+        // In one lane the first owes least. Lanes have times of their own, so a few more are looked at.
+        let found = self.idle.iter().take(LOOK_MAX).find(|(.., customer)| !self.places.owes(*customer, 0)).copied();
+        if let Some((period, given, customer)) = found {
+            self.idle.remove(&(period, given, customer));
+            self.places.forget_customer(customer);
+            self.customers.remove(customer);
         }
     }
 
@@ -348,9 +370,10 @@ impl<T> FairQueue<T> {
         for (customer, name, record) in self.customers.iter() {
             let waiting = self.items.iter().filter(|(_, item)| item.customer == customer).count();
             assert_eq!(record.waiting as usize, waiting, "items of {name}");
-            let listed = self.idle.iter().filter(|idle| **idle == customer).count();
-            assert_eq!(listed, usize::from(record.idle), "{name} stands among the idle once");
-            assert!(record.waiting > 0 || record.idle, "{name} can be forgotten");
+            let idle = record.waiting == 0 && !record.paused && record.weight == 1;
+            assert_eq!(idle, record.idle.is_some(), "{name} can be forgotten iff there is nothing to know");
+            let listed = self.idle.iter().filter(|(.., idle)| *idle == customer).count();
+            assert_eq!(listed, usize::from(idle), "{name} stands among the idle once");
         }
     }
 }
@@ -364,6 +387,8 @@ fn check_lane(lane: u8) -> Result<(), InputError> {
 
 const LANES: u8 = super::places::LANES as u8;
 const WEIGHT_MAX: u32 = 1_000_000;
+/// So many idle customers are looked at for one to forget.
+const LOOK_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -389,10 +414,12 @@ mod tests {
     #[derive(Default)]
     struct Model {
         fifo: bool,
+        /// Lane, tag, sequence, customer.
         items: Vec<(u8, u128, u64, u8)>,
         costs: BTreeMap<u64, u64>,
         clocks: [u128; 3],
-        finish: BTreeMap<(u8, u8), u128>,
+        /// By customer and lane: virtual time given, and what is left of a tick.
+        given: BTreeMap<(u8, u8), (u128, u128)>,
         weights: BTreeMap<u8, u32>,
         paused: BTreeMap<u8, bool>,
         sequence: u64,
@@ -400,41 +427,111 @@ mod tests {
 
     impl Model {
         fn push(&mut self, customer: u8, lane: u8, cost: u64) -> u64 {
-            let own = self.items.iter().filter(|(at, .., owner)| (*at, *owner) == (lane, customer));
-            let in_line = own.map(|(_, tag, ..)| *tag + 1).max().unwrap_or(0);
-            let stride = self.stride(customer, cost);
-            let finish = self.finish.entry((customer, lane)).or_default();
-            let start = (*finish).max(self.clocks[lane as usize]).max(in_line);
-            *finish = start + stride;
+            let clock = self.clocks[lane as usize];
+            if self.own(customer, lane).is_empty() {
+                let account = self.given.entry((customer, lane)).or_default();
+                if account.0 <= clock {
+                    *account = (clock, 0);
+                }
+            }
+            let tag = match self.own(customer, lane).last() {
+                _ if self.fifo => 0,
+                Some(last) => self.items[*last].1 + self.stride(*last),
+                None => self.given[&(customer, lane)].0,
+            };
             self.costs.insert(self.sequence, cost);
-            let tag = if self.fifo { 0 } else { start };
             self.items.push((lane, tag, self.sequence, customer));
             self.items.sort_unstable();
             self.sequence += 1;
             self.sequence - 1
         }
 
-        fn stride(&self, customer: u8, cost: u64) -> u128 {
-            let weight = self.weights.get(&customer).copied().unwrap_or(1);
-            u128::from(cost / u64::from(weight)).max(1)
+        /// Where a customer's items of a lane stand, in order of arrival.
+        fn own(&self, customer: u8, lane: u8) -> Vec<usize> {
+            let of = |(at, item): (usize, &(u8, u128, u64, u8))| ((item.0, item.3) == (lane, customer)).then_some(at);
+            let mut own: Vec<usize> = self.items.iter().enumerate().filter_map(of).collect();
+            own.sort_unstable_by_key(|at| self.items[*at].2);
+            own
+        }
+
+        fn weight(&self, customer: u8) -> u128 {
+            u128::from(self.weights.get(&customer).copied().unwrap_or(1))
+        }
+
+        fn stride(&self, at: usize) -> u128 {
+            let (.., sequence, customer) = self.items[at];
+            ((u128::from(self.costs[&sequence]) << 20) / self.weight(customer)).clamp(1, 1 << 62)
+        }
+
+        /// Moves a customer's next item to `tag`, and the others behind it where they would stand before it.
+        fn update(&mut self, customer: u8, lane: u8, tag: u128) {
+            let own = self.own(customer, lane);
+            let Some((head, behind)) = own.split_first().filter(|(head, _)| !self.fifo && self.items[**head].1 != tag)
+            else {
+                return;
+            };
+            self.items[*head].1 = tag;
+            let (mut last, mut tag) = (*head, tag);
+            for at in behind {
+                if self.items[*at].1 >= tag {
+                    break;
+                }
+                tag += self.stride(last);
+                self.items[*at].1 = tag;
+                last = *at;
+            }
+            self.items.sort_unstable();
+        }
+
+        fn leave(&mut self, lane: u8) {
+            if !self.items.iter().any(|item| item.0 == lane) {
+                self.clocks[lane as usize] = 0;
+                self.given.retain(|(_, own), _| *own != lane);
+            }
         }
 
         fn remove(&mut self, at: usize) -> u64 {
+            let first = self.own(self.items[at].3, self.items[at].0)[0] == at;
             let (lane, _, sequence, customer) = self.items.remove(at);
-            let stride = self.stride(customer, self.costs[&sequence]);
-            let finish = self.finish.entry((customer, lane)).or_default();
-            if *finish > self.clocks[lane as usize] {
-                *finish = finish.saturating_sub(stride);
+            if first {
+                let tag = self.given[&(customer, lane)].0;
+                self.update(customer, lane, tag);
             }
+            self.leave(lane);
             sequence
         }
 
         fn pop(&mut self) -> Option<u64> {
             let runs = |customer: &u8| !self.paused.get(customer).copied().unwrap_or(false);
             let at = self.items.iter().position(|(.., customer)| runs(customer))?;
-            let (lane, tag, sequence, _) = self.items.remove(at);
-            self.clocks[lane as usize] = self.clocks[lane as usize].max(tag);
+            let stride = self.stride(at);
+            let (lane, _, sequence, customer) = self.items.remove(at);
+            if self.fifo {
+                self.leave(lane);
+                return Some(sequence);
+            }
+            let others = self.items.iter().any(|item| item.0 == lane && item.3 != customer);
+            let (given, rest) = self.given[&(customer, lane)];
+            let total = (u128::from(self.costs[&sequence]) << 20) + rest;
+            // Tags end somewhere.
+            let after = (given + total / self.weight(customer)).min(((1 << 82) - 1) / 2);
+            self.given.insert((customer, lane), (after, total % self.weight(customer)));
+            let clock = &mut self.clocks[lane as usize];
+            *clock = (*clock).max(if others { given } else { after });
+            // As soon as it is served it is expected to cost what it then did.
+            self.update(customer, lane, given + stride);
+            self.update(customer, lane, after);
+            self.leave(lane);
             Some(sequence)
+        }
+
+        fn resume(&mut self, customer: u8) {
+            self.paused.insert(customer, false);
+            for lane in 0..3 {
+                if let Some((given, _)) = self.given.get(&(customer, lane)).copied() {
+                    self.update(customer, lane, given);
+                }
+            }
         }
     }
 
@@ -479,7 +576,7 @@ mod tests {
                         queue.pause(&customer.to_string()).unwrap();
                     }
                     Op::Resume(customer) => {
-                        model.paused.insert(customer, false);
+                        model.resume(customer);
                         queue.resume(&customer.to_string());
                     }
                 }
@@ -492,33 +589,113 @@ mod tests {
         }
     }
 
-    #[test]
-    fn shares_follow_weights_in_cost() {
-        let mut queue = FairQueue::new(FairQueueConfig::default()).unwrap();
-        queue.set_weight("three", 3).unwrap();
-        for _ in 0..4_000 {
-            queue.push("three", 1, 100_000, ("three", 100_000_i64)).unwrap();
-            queue.push("one", 1, 50_000, ("one", 50_000_i64)).unwrap();
-        }
+    /// Of `pops` items, how many each customer got.
+    fn served<T: Copy + Ord>(queue: &mut FairQueue<T>, pops: usize) -> BTreeMap<T, usize> {
         let mut served = BTreeMap::new();
-        for _ in 0..2_000 {
-            let (customer, cost) = queue.pop().unwrap();
-            *served.entry(customer).or_insert(0) += cost;
+        for _ in 0..pops {
+            *served.entry(queue.pop().unwrap()).or_insert(0) += 1;
         }
-        // 3 : 1 in cost, within one item each.
-        assert!((served["three"] - 3 * served["one"]).abs() <= 150_000, "{served:?}");
+        served
     }
 
     #[test]
-    fn a_table_full_of_customers_forgets_the_idle_one_and_refuses_where_none_is() {
-        let mut queue = FairQueue::new(FairQueueConfig::default().customers_max(2)).unwrap();
+    fn shares_follow_weights_at_any_cost() {
+        for (weights, cost) in [((3, 1), 1), ((5, 4), 10), ((3, 1), 1_000_000_000), ((1_000_000, 250_000), 1)] {
+            let mut queue = FairQueue::new(FairQueueConfig::default()).unwrap();
+            queue.set_weight("a", weights.0).unwrap();
+            queue.set_weight("b", weights.1).unwrap();
+            for _ in 0..4_000 {
+                queue.push("a", 1, cost, 'a').unwrap();
+                queue.push("b", 1, cost, 'b').unwrap();
+            }
+            let pops = 3_600;
+            let served = served(&mut queue, pops);
+            let due = pops * weights.0 as usize / (weights.0 + weights.1) as usize;
+            assert!(served[&'a'].abs_diff(due) <= 1, "{weights:?} at a cost of {cost}: {served:?}");
+        }
+    }
+
+    #[test]
+    fn an_item_taken_back_gives_back_what_it_took_and_what_is_behind_it_moves_up() {
+        let mut queue = FairQueue::new(FairQueueConfig::default()).unwrap();
+        let of_a: Vec<Ticket> = (0..10).map(|n| queue.push("a", 1, 5, ('a', n)).unwrap()).collect();
+        for n in 0..10 {
+            queue.push("b", 1, 5, ('b', n)).unwrap();
+        }
+        // Its weight of when it came says nothing any more.
+        queue.set_weight("a", 2).unwrap();
+        queue.set_weight("a", 1).unwrap();
+        for ticket in &of_a[..9] {
+            queue.remove(*ticket).unwrap();
+        }
+        assert_eq!(queue.position(of_a[9]), Some(0));
+        assert_eq!((queue.pop(), queue.pop()), (Some(('a', 9)), Some(('b', 0))));
+    }
+
+    #[test]
+    fn a_weight_holds_for_what_waits_already() {
+        for (first, then, due) in [(1, 9, 90), (9, 1, 50)] {
+            let mut queue = FairQueue::new(FairQueueConfig::default()).unwrap();
+            queue.set_weight("a", first).unwrap();
+            for _ in 0..1_000 {
+                queue.push("a", 1, 7, 'a').unwrap();
+                queue.push("b", 1, 7, 'b').unwrap();
+            }
+            served(&mut queue, 100);
+            queue.set_weight("a", then).unwrap();
+            let served = served(&mut queue, 100);
+            assert!(served[&'a'].abs_diff(due) <= 2, "{first} to {then}: {served:?}");
+        }
+    }
+
+    #[test]
+    fn who_was_alone_owes_nothing() {
+        let mut queue = FairQueue::new(FairQueueConfig::default()).unwrap();
+        for kept in [false, true] {
+            // Whether one item of somebody else keeps the lane from ever being empty.
+            if kept {
+                queue.push("c", 1, 1, 'c').unwrap();
+                queue.pause("c").unwrap();
+            }
+            for _ in 0..100 {
+                queue.push("a", 1, 100_000, 'a').unwrap();
+            }
+            served(&mut queue, 100);
+            for _ in 0..100 {
+                queue.push("a", 1, 1_000, 'a').unwrap();
+                queue.push("b", 1, 1_000, 'b').unwrap();
+            }
+            let served = served(&mut queue, 100);
+            // With somebody else there, what was served last is still weighed: one item of a hundred times the cost.
+            assert!(served[&'b'].abs_diff(50) <= if kept { 50 } else { 1 }, "{served:?}");
+            while queue.pop().is_some() {}
+        }
+    }
+
+    #[test]
+    fn a_table_full_of_customers_forgets_only_whom_there_is_nothing_to_know_of() {
+        let full = || Err(QueueError::Full(Full { what: "customers", max: 3 }));
+        let mut queue = FairQueue::new(FairQueueConfig::default().customers_max(3)).unwrap();
         let first = queue.push("a", 0, 1, 'a').unwrap();
         queue.push("b", 0, 1, 'b').unwrap();
-        assert_eq!(queue.push("c", 0, 1, 'c'), Err(QueueError::Full(Full { what: "customers", max: 2 })));
+        queue.push("z", 0, 1, 'z').unwrap();
+        assert_eq!(queue.push("c", 0, 1, 'c').map(|_| ()), full());
         queue.remove(first);
         queue.push("c", 0, 1, 'c').unwrap();
         queue.check_invariants();
         assert_eq!((queue.waiting("a"), queue.waiting("c")), (0, 1));
+        // Nobody goes who is paused, has a weight of its own or was just given more than others.
+        let mut queue = FairQueue::new(FairQueueConfig::default().customers_max(3)).unwrap();
+        queue.pause("paused").unwrap();
+        queue.set_weight("weighty", 2).unwrap();
+        queue.push("owes", 0, 10, 'o').unwrap();
+        queue.push("weighty", 0, 10, 'w').unwrap();
+        assert_eq!(queue.pop(), Some('o'));
+        assert_eq!(queue.push("new", 0, 1, 'n').map(|_| ()), full());
+        assert_eq!(queue.pop(), Some('w'));
+        // The lane is empty: nobody owes anything.
+        queue.push("new", 0, 1, 'n').unwrap();
+        queue.check_invariants();
     }
 
     #[test]
