@@ -87,13 +87,13 @@ struct Builder {
 
 impl Builder {
     fn families(&mut self, families: Vec<FamilyBody>) -> Check {
-        for (index, FamilyBody { name, clocks }) in families.into_iter().enumerate() {
+        for (index, FamilyBody { name, lanes }) in families.into_iter().enumerate() {
             ensure(self.state.pool.find_family(&name).is_none(), "families")?;
             let id = self.state.pool.open_family(&name).map_err(|_| corrupt("families"))?;
             ensure(id as usize == index, "families")?;
-            for (lane, clock) in clocks.into_iter().enumerate() {
-                ensure(clock <= TAG_MAX, "families")?;
-                self.state.places.restore_clock(id, lane as u8, clock);
+            for (lane, (clock, high)) in lanes.into_iter().enumerate() {
+                ensure(clock <= high && high <= TAG_MAX / 2, "families")?;
+                self.state.places.restore_lane(id, lane as u8, clock, high);
             }
         }
         Ok(())
@@ -295,8 +295,6 @@ impl Builder {
             match hold {
                 Hold::None | Hold::Backoff => {}
                 Hold::Parked => {
-                    let weight = entrant.weight;
-                    self.state.places.set_ready(slot, false, weight);
                     let place = self.state.parked_place(slot);
                     self.state.parked.jobs.insert(place);
                 }

@@ -173,7 +173,8 @@ pub(crate) struct Body {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct FamilyBody {
     pub(crate) name: String,
-    pub(crate) clocks: [u128; LANES],
+    /// Virtual time of each lane, and the most anybody was given in it.
+    pub(crate) lanes: [(u128, u128); LANES],
 }
 
 #[derive(Serialize, Deserialize)]
@@ -365,11 +366,12 @@ impl State {
     }
 
     fn family_body(&self, id: u32) -> FamilyBody {
-        let mut clocks = [0; LANES];
-        for (lane, clock) in clocks.iter_mut().enumerate() {
-            *clock = self.places.lane(id, lane as u8).clock;
+        let mut lanes = [(0, 0); LANES];
+        for (number, times) in lanes.iter_mut().enumerate() {
+            let lane = self.places.lane(id, number as u8);
+            *times = (lane.clock, lane.high);
         }
-        FamilyBody { name: self.pool.family_name(id).into(), clocks }
+        FamilyBody { name: self.pool.family_name(id).into(), lanes }
     }
 
     fn backend_body(&self, id: u32) -> BackendBody {

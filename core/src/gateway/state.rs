@@ -259,7 +259,7 @@ impl State {
         let weight = self.weight(slot);
         let ready = self.places.is_ready(slot);
         self.unhold(slot);
-        self.places.remove(slot, weight);
+        self.places.remove(slot, weight, true);
         self.follow();
         if ready {
             self.wake_next(slot);

@@ -18,10 +18,10 @@ use crate::hashing::KeyHasher;
 pub(crate) struct Account {
     pub(crate) customer: u32,
     pool_lane: u32,
-    /// The busy period it counts in; the numbers of an earlier one say nothing.
-    period: u32,
-    /// Items that wait.
-    waiting: u32,
+    /// Places that refer to it. What is kept for them alone says nothing.
+    places: u32,
+    /// Items that may be served.
+    ready: u32,
     /// Items that were served and have not ended.
     pub(crate) running: u32,
     /// What items took lately, in cost; 0: nothing is known.
@@ -39,16 +39,16 @@ pub(crate) struct Account {
 pub(crate) struct Lane {
     /// Where who comes anew starts: what the customer served last had been given.
     pub(crate) clock: u128,
-    /// Accounts with items that wait or run.
+    /// The most that any account has been given.
+    pub(crate) high: u128,
+    /// Accounts with items that may be served or run.
     active: u32,
-    /// Counts busy periods.
-    period: u32,
 }
 
 /// The accounts of all customers, and the virtual time of each pool and lane.
 ///
-/// An account without items that is not ahead of its lane's clock equals none. When a lane has no items, its busy period
-/// ends: nobody owes anything any more.
+/// An account is active while it has items that may be served or run. One that is not, and is not ahead of its lane's clock,
+/// equals none. When no account is active the clock catches up with all: nobody owes anything any more.
 pub(super) struct Accounts {
     records: Slab<Account>,
     index: HashTable<u32>,
@@ -63,8 +63,8 @@ pub(super) struct Accounts {
 
 impl Lane {
     /// A lane without items that stands at a virtual time.
-    pub(super) fn at(clock: u128) -> Self {
-        Self { clock, active: 0, period: 0 }
+    pub(super) fn at(clock: u128, high: u128) -> Self {
+        Self { clock, high, active: 0 }
     }
 }
 
@@ -81,7 +81,7 @@ impl Account {
     fn new(customer: u32, pool: u32, lane: u8) -> Self {
         debug_assert!(pool < 1 << POOL_BITS && usize::from(lane) < LANES);
         let pool_lane = pool | u32::from(lane) << POOL_BITS;
-        Self { customer, pool_lane, period: 0, waiting: 0, running: 0, typical: 0, rest: 0, given: 0, begun: 0 }
+        Self { customer, pool_lane, places: 0, ready: 0, running: 0, typical: 0, rest: 0, given: 0, begun: 0 }
     }
 
     pub(crate) fn pool(&self) -> u32 {
@@ -92,16 +92,11 @@ impl Account {
         (self.pool_lane >> POOL_BITS) as u8
     }
 
-    /// The start tag of its next item.
-    pub(super) fn start(&self) -> u128 {
-        self.given + self.begun
-    }
-
     fn is_active(&self) -> bool {
-        self.waiting > 0 || self.running > 0
+        self.ready > 0 || self.running > 0
     }
 
-    /// What an item is expected to cost. An estimate far from what its customer's items took lately is not believed:
+    /// What one of its items is expected to cost. An estimate far from what its customer's items took lately is not believed:
     /// between half and twice of that, so that a wrong one costs others little.
     pub(super) fn expected(&self, estimate: u64) -> u64 {
         match self.typical {
@@ -148,9 +143,29 @@ impl Accounts {
         &self.records[account as usize]
     }
 
+    /// The start tag of an account's next item.
+    pub(super) fn start(&self, account: u32) -> u128 {
+        let account = self.get(account);
+        if account.is_active() {
+            return account.given + account.begun;
+        }
+        account.given.max(self.lane(account.pool(), account.lane()).clock)
+    }
+
     /// Puts back what an account was.
     pub(super) fn set(&mut self, account: u32, value: Account) {
-        self.records[account as usize] = value;
+        let record = &mut self.records[account as usize];
+        *record = Account { places: record.places, ..value };
+    }
+
+    /// Counts a place that refers to an account.
+    pub(super) fn refer(&mut self, account: u32) {
+        self.records[account as usize].places += 1;
+    }
+
+    /// A place that referred to an account is gone.
+    pub(super) fn release(&mut self, account: u32) {
+        self.records[account as usize].places -= 1;
     }
 
     /// The lane an account is of.
@@ -178,37 +193,35 @@ impl Accounts {
         id
     }
 
-    /// Counts an item that waits. Who had none starts where the lane stands: neither a long absence nor what was used
-    /// while nobody else was there makes a difference.
+    /// Counts an item that may be served. Who had none starts where the lane stands: neither a long absence nor what was
+    /// used while nobody else was there makes a difference.
     pub(super) fn enter(&mut self, account: u32) {
         let Self { records, lanes, .. } = self;
         let record = &mut records[account as usize];
         let lane = &mut lanes[record.pool() as usize][record.lane() as usize];
         if !record.is_active() {
-            if record.period != lane.period || record.given <= lane.clock {
+            if record.given <= lane.clock {
                 (record.given, record.rest, record.typical) = (lane.clock, 0, 0);
             }
-            record.period = lane.period;
-            record.begun = 0;
             lane.active += 1;
         }
-        record.waiting += 1;
+        record.ready += 1;
     }
 
-    /// An item that waited leaves unserved.
+    /// An item may no longer be served.
     pub(super) fn leave(&mut self, account: u32) {
-        self.records[account as usize].waiting -= 1;
+        self.records[account as usize].ready -= 1;
         self.rest(account);
     }
 
-    /// An item that waited is served: what it is expected to cost counts from now on. Returns that, in virtual time.
+    /// An item is served: what it is expected to cost counts from now on. Returns that, in virtual time.
     pub(super) fn begin(&mut self, account: u32, estimate: u64, weight: u32) -> u64 {
         let charge = self.stride(account, estimate, weight);
         let record = &mut self.records[account as usize];
         let lane = &mut self.lanes[record.pool() as usize][record.lane() as usize];
         lane.clock = lane.clock.max(record.given);
         record.begun += u128::from(charge);
-        record.waiting -= 1;
+        record.ready -= 1;
         record.running += 1;
         charge
     }
@@ -231,13 +244,14 @@ impl Accounts {
             typical => typical - typical / 8 + used / 8,
         };
         let lane = &mut self.lanes[record.pool() as usize][record.lane() as usize];
+        lane.high = lane.high.max(record.given);
         if lane.active == 1 {
             lane.clock = lane.clock.max(record.given);
         }
         self.rest(account);
     }
 
-    /// Notes whether an account has nothing left to do, and whether its lane has.
+    /// Notes whether an account is active no more, and whether any is.
     fn rest(&mut self, account: u32) {
         let record = &self.records[account as usize];
         if record.is_active() {
@@ -246,8 +260,7 @@ impl Accounts {
         let lane = &mut self.lanes[record.pool() as usize][record.lane() as usize];
         lane.active -= 1;
         if lane.active == 0 {
-            lane.clock = 0;
-            lane.period = lane.period.wrapping_add(1);
+            lane.clock = lane.clock.max(lane.high);
         }
     }
 
@@ -260,7 +273,7 @@ impl Accounts {
     /// Whether an account says something that a new one would not say.
     fn speaks(&self, account: &Account) -> bool {
         let lane = self.lane(account.pool(), account.lane());
-        account.is_active() || (account.period == lane.period && account.given > lane.clock)
+        account.is_active() || account.given > lane.clock
     }
 
     /// Whether a customer is still ahead of a lane's clock for what it was given.
@@ -268,10 +281,9 @@ impl Accounts {
         self.find(customer, pool, lane).is_some_and(|account| self.speaks(self.get(account)))
     }
 
-    /// How far a customer stands in a lane: busy period and virtual time.
-    pub(super) fn debt(&self, customer: u32, pool: u32, lane: u8) -> (u32, u128) {
-        let account = self.find(customer, pool, lane).map(|account| self.get(account));
-        account.map_or((0, 0), |account| (account.period, account.given))
+    /// The virtual time a customer was given in a lane.
+    pub(super) fn given(&self, customer: u32, pool: u32, lane: u8) -> u128 {
+        self.find(customer, pool, lane).map_or(0, |account| self.get(account).given)
     }
 
     /// Accounts that say something. In no fixed order.
@@ -281,31 +293,34 @@ impl Accounts {
 
     /// Puts an account back as a snapshot tells it, before its items come. `None` if it cannot be.
     pub(super) fn restore(&mut self, customer: u32, pool: u32, lane: u8, given: u128, rest: u64, typical: u64) -> Option<()> {
-        if given > GIVEN_MAX || rest > u64::from(u32::MAX) || self.find(customer, pool, lane).is_some() {
+        if given > self.lane(pool, lane).high || rest > u64::from(u32::MAX) || self.find(customer, pool, lane).is_some() {
             return None;
         }
         let id = self.open(customer, pool, lane);
-        let period = self.lane(pool, lane).period;
         let record = &mut self.records[id as usize];
-        (record.given, record.rest, record.typical, record.period) = (given, rest, typical, period);
+        (record.given, record.rest, record.typical) = (given, rest, typical);
         Some(())
     }
 
-    /// Counts an item that waits or runs, for restoring: nothing is lifted.
-    pub(super) fn restore_item(&mut self, customer: u32, pool: u32, lane: u8, charge: Option<u64>) -> Option<u32> {
-        let id = self.find(customer, pool, lane)?;
-        let record = &mut self.records[id as usize];
+    /// Counts an item that may be served, for restoring: nothing is lifted.
+    pub(super) fn restore_ready(&mut self, account: u32) {
+        self.restore_active(account);
+        self.records[account as usize].ready += 1;
+    }
+
+    /// Counts an item that runs, for restoring.
+    pub(super) fn restore_running(&mut self, account: u32, charge: u64) {
+        self.restore_active(account);
+        let record = &mut self.records[account as usize];
+        record.running += 1;
+        record.begun += u128::from(charge);
+    }
+
+    fn restore_active(&mut self, account: u32) {
+        let record = &self.records[account as usize];
         if !record.is_active() {
-            self.lanes[pool as usize][lane as usize].active += 1;
+            self.lanes[record.pool() as usize][record.lane() as usize].active += 1;
         }
-        match charge {
-            None => record.waiting += 1,
-            Some(charge) => {
-                record.running += 1;
-                record.begun += u128::from(charge);
-            }
-        }
-        Some(id)
     }
 
     /// Forgets what a customer was given. For one that left.
@@ -316,7 +331,7 @@ impl Accounts {
         for pool in 0..self.lanes.len() as u32 {
             for lane in 0..LANES as u8 {
                 if let Some(account) = self.find(customer, pool, lane) {
-                    debug_assert!(!self.get(account).is_active(), "who leaves has no items");
+                    debug_assert!(self.get(account).places == 0, "who leaves has no items");
                     self.remove(account);
                 }
             }
@@ -354,8 +369,8 @@ impl Accounts {
             if self.sweep >= self.records.capacity() {
                 self.sweep = 0;
             }
-            let silent = self.records.get(self.sweep).is_some_and(|account| !self.speaks(account));
-            if silent {
+            let unused = |account: &Account| account.places == 0 && !self.speaks(account);
+            if self.records.get(self.sweep).is_some_and(unused) {
                 self.remove(self.sweep as u32);
             }
             self.sweep += 1;
@@ -366,14 +381,14 @@ impl Accounts {
         self.index.allocation_size() + self.records.capacity() * size_of::<Account>()
     }
 
-    /// Checks counts against what waits, given by account.
+    /// Checks counts against items that wait and that may be served, given by account.
     #[cfg(any(test, feature = "testing"))]
-    pub(super) fn check_invariants(&self, waiting: &alloc::collections::BTreeMap<u32, u32>) {
+    pub(super) fn check_invariants(&self, items: &alloc::collections::BTreeMap<u32, (u32, u32)>) {
         for (id, account) in &self.records {
-            assert_eq!(account.waiting, waiting.get(&(id as u32)).copied().unwrap_or(0), "items that wait");
-            assert!(account.running > 0 || account.begun == 0 || !account.is_active(), "nothing runs and is expected");
-            let lane = self.lane(account.pool(), account.lane());
-            assert!(!account.is_active() || account.period == lane.period, "an account counts in its lane's period");
+            let (places, ready) = items.get(&(id as u32)).copied().unwrap_or_default();
+            assert_eq!((account.places, account.ready), (places, ready), "items that wait, and that may be served");
+            assert!(account.running > 0 || account.begun == 0, "nothing runs and is expected");
+            assert!(account.given <= self.lane(account.pool(), account.lane()).high, "nobody was given more than the most");
         }
         for (pool, lanes) in self.lanes.iter().enumerate() {
             for (number, lane) in lanes.iter().enumerate() {

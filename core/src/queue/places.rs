@@ -201,25 +201,28 @@ impl Places {
         let Entrant { customer, route, lane, sequence, cost, weight, alone, ready } = entrant;
         let account = self.open_account(customer, route, lane);
         let node = Node { cost, customer, route, account, next: NONE, previous: item, lane, listed: false };
-        self.enter(account);
         let line = if alone { None } else { self.head(customer, route, lane) };
         let tail = line.map(|head| self.nodes[head as usize].previous);
-        match tail.map(|tail| (tail, self.key(tail))) {
-            // Only an aged item can be older than the tail: it stands on its own, before it.
-            Some((tail, behind)) if behind.sequence() < sequence => {
-                let tag = match self.ordering {
-                    Ordering::Fifo => 0,
-                    Ordering::Fair => behind.tag() + u128::from(self.stride(tail, weight)),
-                };
-                self.append(item, node, Key::new(lane, tag, sequence), line);
-            }
-            Some(_) => self.place(item, node, Key::new(lane, self.start_tag(account), sequence), ready),
-            None => {
-                let key = Key::new(lane, self.start_tag(account), sequence);
-                if alone { self.place(item, node, key, ready) } else { self.append(item, node, key, None) }
-            }
+        // Only an aged item can be older than the tail: it stands on its own, before it.
+        let tail = tail.map(|tail| (tail, self.key(tail))).filter(|(_, behind)| behind.sequence() < sequence);
+        if let Some((tail, behind)) = tail {
+            let tag = match self.ordering {
+                Ordering::Fifo => 0,
+                Ordering::Fair => behind.tag() + u128::from(self.stride(tail, weight)),
+            };
+            self.append(item, node, Key::new(lane, tag, sequence), line);
+            return self.note(Undo::Inserted(item));
+        }
+        let key = Key::new(lane, self.start_tag(account), sequence);
+        if alone || line.is_some() {
+            self.place(item, node, key, false);
+        } else {
+            self.append(item, node, key, None);
         }
         self.note(Undo::Inserted(item));
+        if ready && self.mark(item, true) {
+            self.update(item, weight);
+        }
     }
 
     /// Puts an item back as a snapshot tells it: to a place of its own, or behind its flow's tail. In key order. `None` if
@@ -230,18 +233,19 @@ impl Places {
         if line.is_some_and(|head| self.key(self.nodes[head as usize].previous).sequence() >= key.sequence()) {
             return None;
         }
-        let account = match self.ordering {
-            Ordering::Fifo => NONE,
-            Ordering::Fair => {
-                let pool = self.routes[route as usize].pool;
-                self.accounts.restore_item(customer, pool, lane, None)?
-            }
-        };
+        let account = self.open_account(customer, route, lane);
         let node = Node { cost, customer, route, account, next: NONE, previous: item, lane, listed: false };
+        let ready = ready && line.is_none();
         if alone {
-            self.place(item, node, key, ready);
+            self.place(item, node, key, false);
         } else {
             self.append(item, node, key, line);
+        }
+        if ready {
+            if account != NONE {
+                self.accounts.restore_ready(account);
+            }
+            self.show(item, true);
         }
         Some(())
     }
@@ -251,18 +255,19 @@ impl Places {
         self.nodes.get(item as usize).is_some_and(|node| node.listed)
     }
 
-    /// Takes an item out that leaves unserved. Its customer is as if it had never come.
+    /// Takes an item out that leaves unserved. Its customer is as if it had never come. `succeed`: whether what follows it in
+    /// its flow may be served.
     ///
     /// # Complexity
     /// O(log n) of the route's length.
-    pub(crate) fn remove(&mut self, item: u32, weight: u32) -> Option<Key> {
+    pub(crate) fn remove(&mut self, item: u32, weight: u32, succeed: bool) -> Option<Key> {
         let key = self.tree.key(item)?;
         let node = self.nodes[item as usize];
-        if node.account != NONE {
-            self.note_account(node.account);
-            self.accounts.leave(node.account);
+        let ready = self.is_ready(item);
+        self.take(item, node, weight, succeed);
+        if ready {
+            self.leave(node.account);
         }
-        self.take(item, node, weight);
         Some(Key(key))
     }
 
@@ -278,7 +283,7 @@ impl Places {
             self.note_account(node.account);
             charge = self.accounts.begin(node.account, estimate, weight);
         }
-        self.take(item, node, weight);
+        self.take(item, node, weight, true);
         charge
     }
 
@@ -304,7 +309,9 @@ impl Places {
             return (charge == 0).then_some(());
         }
         let pool = self.routes[route as usize].pool;
-        self.accounts.restore_item(customer, pool, lane, Some(charge)).map(|_| ())
+        let account = self.accounts.find(customer, pool, lane)?;
+        self.accounts.restore_running(account, charge);
+        Some(())
     }
 
     /// Brings the first place of a route that may be served up to date. Whether it moved: then another may be first.
@@ -328,8 +335,8 @@ impl Places {
     }
 
     /// Sets the virtual time of a pool's lane, for restoring.
-    pub(crate) fn restore_clock(&mut self, pool: u32, lane: u8, clock: u128) {
-        self.accounts.set_lane(pool, lane, Lane::at(clock));
+    pub(crate) fn restore_lane(&mut self, pool: u32, lane: u8, clock: u128, high: u128) {
+        self.accounts.set_lane(pool, lane, Lane::at(clock, high));
     }
 
     /// Accounts that say something. In no fixed order.
@@ -356,9 +363,8 @@ impl Places {
     }
 
     /// How far a customer stands in a pool, to compare customers without items: the later, the longer it owes.
-    pub(crate) fn debt(&self, customer: u32, pool: u32) -> (u32, u128) {
-        let debts = (0..LANES as u8).map(|lane| self.accounts.debt(customer, pool, lane));
-        debts.max().unwrap_or_default()
+    pub(crate) fn given(&self, customer: u32, pool: u32) -> u128 {
+        (0..LANES as u8).map(|lane| self.accounts.given(customer, pool, lane)).max().unwrap_or(0)
     }
 
     /// Forgets what a customer was given. For one that left.
@@ -386,17 +392,25 @@ impl Places {
 
     /// Takes away or gives back an item's chance to be served. One that gets it stands at its account's time.
     pub(crate) fn set_ready(&mut self, item: u32, ready: bool, weight: u32) {
+        if !self.mark(item, ready) {
+            return;
+        }
         if ready {
             self.update(item, weight);
+        } else {
+            self.leave(self.nodes[item as usize].account);
         }
-        self.mark(item, ready);
     }
 
     /// Lets an item stand on its own, not ready, so that what stands behind it in its flow comes to its turn.
     pub(crate) fn detach(&mut self, item: u32, weight: u32) {
         let Some(key) = self.tree.key(item) else { return };
         let node = self.nodes[item as usize];
-        self.take(item, node, weight);
+        let ready = self.is_ready(item);
+        self.take(item, node, weight, true);
+        if ready {
+            self.leave(node.account);
+        }
         let alone = Node { next: NONE, previous: item, listed: false, ..node };
         self.place(item, alone, Key(key), false);
         self.note(Undo::Inserted(item));
@@ -481,7 +495,7 @@ impl Places {
                 }
                 Some(Undo::Removed(item, removed)) => self.put(item, removed),
                 Some(Undo::Moved(item, key)) => self.rekey(item, key),
-                Some(Undo::Readied(item, ready)) => self.mark(item, ready),
+                Some(Undo::Readied(item, ready)) => self.show(item, ready),
                 Some(Undo::Account(account, before)) => self.accounts.set(account, before),
                 Some(Undo::Lane(pool, lane, before)) => self.accounts.set_lane(pool, lane, before),
             }
@@ -520,9 +534,16 @@ impl Places {
         }
     }
 
+    fn leave(&mut self, account: u32) {
+        if account != NONE {
+            self.note_account(account);
+            self.accounts.leave(account);
+        }
+    }
+
     /// Where the head of a flow of that account stands.
     fn start_tag(&self, account: u32) -> u128 {
-        if account == NONE { 0 } else { self.accounts.get(account).start().min(TAG_MAX) }
+        if account == NONE { 0 } else { self.accounts.start(account).min(TAG_MAX) }
     }
 
     /// Virtual time an item is expected to take.
@@ -572,15 +593,17 @@ impl Places {
         self.refresh_first(route, item, ready.then_some(key));
     }
 
-    /// Takes an item out of tree and flow; the next of its flow is the head then, and may be served.
-    fn take(&mut self, item: u32, node: Node, weight: u32) {
+    /// Takes an item out of tree and flow; the next of its flow is the head then, and may be served if it may succeed.
+    fn take(&mut self, item: u32, node: Node, weight: u32, succeed: bool) {
         let removed = self.pull(item, node);
         let Some(removed) = removed else { return };
         self.note(Undo::Removed(item, removed));
         if let Some(Listed { previous: NONE, next }) = removed.listed.filter(|listed| listed.next != NONE) {
             // As the next of its flow it stands where its account stands.
+            if succeed {
+                self.mark(next, true);
+            }
             self.update(next, weight);
-            self.mark(next, true);
         }
     }
 
@@ -588,6 +611,9 @@ impl Places {
     fn pull(&mut self, item: u32, node: Node) -> Option<Removed> {
         let (key, ready) = self.tree.remove(item)?;
         let listed = node.listed.then(|| self.unlink(item, node));
+        if node.account != NONE {
+            self.accounts.release(node.account);
+        }
         self.refresh_first(node.route, item, None);
         Some(Removed { key: Key(key), ready, node, listed })
     }
@@ -620,14 +646,24 @@ impl Places {
         self.refresh_first(node.route, item, ready.then_some(key));
     }
 
-    /// Sets whether an item may be served.
-    fn mark(&mut self, item: u32, ready: bool) {
-        let Some(key) = self.tree.key(item) else { return };
-        if self.tree.is_ready(item) == Some(ready) {
-            return;
+    /// Sets whether an item may be served; its account is counted when it may, and is to be told when it may not. Whether
+    /// that changed.
+    fn mark(&mut self, item: u32, ready: bool) -> bool {
+        if self.tree.is_ready(item).is_none_or(|now| now == ready) {
+            return false;
         }
-        self.tree.set_ready(item, ready);
+        if ready {
+            self.enter(self.nodes[item as usize].account);
+        }
         self.note(Undo::Readied(item, !ready));
+        self.show(item, ready);
+        true
+    }
+
+    /// Sets an item's bit, and nothing else.
+    fn show(&mut self, item: u32, ready: bool) {
+        let Some(key) = self.tree.key(item) else { return };
+        self.tree.set_ready(item, ready);
         self.refresh_first(self.nodes[item as usize].route, item, ready.then_some(Key(key)));
     }
 
@@ -655,7 +691,7 @@ impl Places {
         self.refresh_first(node.route, item, ready.then_some(key));
     }
 
-    /// Puts an item behind the tail of the flow with that head, or makes it a flow of its own, which may be served.
+    /// Puts an item behind the tail of the flow with that head, or makes it a flow of its own.
     fn append(&mut self, item: u32, node: Node, key: Key, head: Option<u32>) {
         let previous = match head {
             Some(head) => {
@@ -665,7 +701,7 @@ impl Places {
             }
             None => item,
         };
-        self.place(item, Node { previous, listed: true, ..node }, key, head.is_none());
+        self.place(item, Node { previous, listed: true, ..node }, key, false);
         if head.is_none() {
             self.open_flow(item, node);
         }
@@ -708,7 +744,11 @@ impl Places {
         }
     }
 
+    /// Notes what an item is that has a place from now on.
     fn set_node(&mut self, item: u32, node: Node) {
+        if node.account != NONE {
+            self.accounts.refer(node.account);
+        }
         if self.nodes.len() <= item as usize {
             self.nodes.resize(item as usize + 1, node);
         }
@@ -731,15 +771,16 @@ impl Places {
         for head in &self.flows {
             self.check_flow(*head);
         }
-        let mut waiting = alloc::collections::BTreeMap::new();
+        let mut items = alloc::collections::BTreeMap::<u32, (u32, u32)>::new();
         for (route, queue) in self.routes.iter().enumerate() {
             let ready = self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key(key), item));
             assert_eq!(queue.first, ready, "first of route {route}");
-            for (_, item, _) in self.tree.iter(queue.tree) {
-                *waiting.entry(self.nodes[item as usize].account).or_insert(0) += 1;
+            for (_, item, ready) in self.tree.iter(queue.tree) {
+                let counts = items.entry(self.nodes[item as usize].account).or_default();
+                *counts = (counts.0 + 1, counts.1 + u32::from(ready));
             }
         }
-        self.accounts.check_invariants(&waiting);
+        self.accounts.check_invariants(&items);
         assert!(self.touched.is_empty(), "who asks for routes that changed has asked");
     }
 
