@@ -5,7 +5,6 @@ use libgateway::{EventKind, FailureClass, JobId, JobState, Output, Payer, Usage}
 use super::answer::{Answer, error};
 use super::money::{Spent, charge, devices};
 use super::parts::{End, Fault, Hold, Model};
-use super::queue::stride;
 
 impl Model {
     /// The job of a live lease.
@@ -197,8 +196,8 @@ impl Model {
         job.progress = 0;
         job.version += 1;
         job.hold = hold;
-        job.in_line = false;
-        let customer = job.customer.clone();
+        let (lane, customer) = (job.lane, job.customer.clone());
+        self.enqueue(index, lane, true);
         self.wake(&customer);
     }
 
@@ -236,6 +235,7 @@ impl Model {
         worker.completed += u64::from(success == Some(true));
         worker.failed += u64::from(success == Some(false));
         self.tell_breaker(backend, lease.generation, success);
+        self.charge(index, gpu);
         let (measured, devices) = (!devices.is_empty(), devices.to_vec());
         Spent { gpu, measured, payer, devices, backend: Some(lease.backend) }
     }
@@ -246,10 +246,8 @@ impl Model {
         if devices.is_empty() { self.now - granted } else { devices.iter().map(|(_, nanos)| nanos).sum() }
     }
 
-    /// Puts the real cost in the place of the estimate.
+    /// Learns how long jobs of a route take.
     fn learn(&mut self, index: usize, gpu: u64) {
-        let weight = self.policy(&self.jobs[index].customer).weight;
-        self.correct(index, stride(gpu, weight));
         let way = self.route(&self.jobs[index].route).unwrap();
         let mean = &mut self.routes[way].mean;
         *mean = if *mean == 0 { gpu } else { *mean - *mean / 8 + gpu / 8 };

@@ -230,7 +230,7 @@ impl Model {
             task: submit.route.task(),
             payload: submit.payload.as_bytes().to_vec(),
             priority: submit.priority.lane(),
-            estimate: submit.estimate.unwrap_or(self.config.estimate).as_nanos(),
+            estimate: submit.estimate.map_or(0, libgateway::GpuNanos::as_nanos),
             tokens: submit.tokens,
             affinity: submit.affinity.as_ref().map(ToString::to_string),
             key: submit.idempotency_key.as_ref().map(|key| (key.to_string(), same)),
@@ -239,6 +239,8 @@ impl Model {
             sequence: self.next_sequence,
             lane: 0,
             tag: 0,
+            cost: 0,
+            charge: 0,
             in_line: false,
             state: JobState::Queued,
             since: self.now,
@@ -259,7 +261,7 @@ impl Model {
         self.next_sequence += 1;
         let customer = self.customer(&submit.customer).unwrap();
         self.customers[customer].leaves = None;
-        self.enqueue(self.jobs.len() - 1, submit.priority.lane());
+        self.enqueue(self.jobs.len() - 1, submit.priority.lane(), false);
         self.counters.submitted += 1;
         self.emit(EventKind::Queued(submit.id));
     }
@@ -293,7 +295,7 @@ impl Model {
         let Some(index) = self.job(id) else { return error(601, "job") };
         let spent = match self.jobs[index].state {
             JobState::Queued => {
-                self.refund(index);
+                self.dequeue(index);
                 Spent::nothing()
             }
             JobState::Running => self.end_attempt(index, None, &[], self.config.billing.cancelled),
@@ -351,6 +353,10 @@ impl Model {
             failed: 0,
             lost: 0,
         };
+        let regrouped = match known {
+            Some(index) => !self.backends[index].same_group(&fresh),
+            None => !self.backends.iter().any(|own| own.same_group(&fresh)),
+        };
         match known {
             None => {
                 self.next_backend += 1;
@@ -371,6 +377,9 @@ impl Model {
                     ..fresh
                 };
             }
+        }
+        if regrouped {
+            self.unpark_all();
         }
         Answer::Done
     }
@@ -427,7 +436,7 @@ impl Model {
             (_, None) => {}
         }
         let name = own.name.clone();
-        self.unpark(&name);
+        self.wake_all(&name);
     }
 
     fn pause(&mut self, route: &Route<'_>, paused: bool) -> Answer {
@@ -445,6 +454,7 @@ impl Model {
             self.insert_route(route);
         }
         let known = self.route(&name).unwrap();
+        self.unpark_all();
         self.routes[known].paused = paused;
         Answer::Done
     }

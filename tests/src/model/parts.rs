@@ -6,6 +6,7 @@ use libgateway::{
     BackendKind, CancelReason, CustomerPolicy, EventKind, FailureClass, GatewayConfig, JobState, Models, Output, Task,
 };
 
+use super::queue::Account;
 use super::answer::Bill;
 
 /// Everything a gateway knows, the slow way.
@@ -26,7 +27,10 @@ pub(crate) struct Model {
     /// Finish tag by customer, family and lane.
     pub(crate) shares: Vec<Share>,
     /// Virtual time by family and lane.
-    pub(crate) virtual_time: Vec<(String, u8, u128)>,
+    /// By family and lane: the clock, and the most anybody was given.
+    pub(crate) virtual_time: Vec<(String, u8, (u128, u128))>,
+    /// Customers whose parked jobs are looked at one by one.
+    pub(crate) woken: Vec<String>,
     /// Ended jobs in order of their end.
     pub(crate) ended: Vec<u128>,
     pub(crate) book: Book,
@@ -63,6 +67,10 @@ pub(crate) struct Job {
     pub(crate) sequence: u64,
     pub(crate) lane: u8,
     pub(crate) tag: u128,
+    /// What it was expected to take when it came to its place.
+    pub(crate) cost: u64,
+    /// Virtual time its account is charged while it runs.
+    pub(crate) charge: u64,
     /// Whether it stands in line with its customer's others, or on its own in a place it had before.
     pub(crate) in_line: bool,
     pub(crate) state: JobState,
@@ -87,6 +95,8 @@ pub(crate) struct Job {
 pub(crate) enum Hold {
     None,
     Parked,
+    /// Under its customer's plan it never can run.
+    Barred,
     Until(u64),
 }
 
@@ -186,10 +196,12 @@ pub(crate) struct Customer {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Share {
-    pub(crate) customer: String,
-    pub(crate) family: String,
-    pub(crate) lane: u8,
-    pub(crate) finish: u128,
+    pub(crate) account: Account,
+    /// Virtual time given, and scaled cost that is not yet a tick of it.
+    pub(crate) given: u128,
+    pub(crate) rest: u128,
+    /// What its jobs took lately.
+    pub(crate) typical: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -245,6 +257,7 @@ impl Model {
             customers: Vec::new(),
             shares: Vec::new(),
             virtual_time: Vec::new(),
+            woken: Vec::new(),
             ended: Vec::new(),
             book: Book { version: 0, currency: "USD".to_owned(), prices: Vec::new() },
             outbox: Outbox { fresh: 1, next_number: 1, ..Outbox::default() },

@@ -1,6 +1,6 @@
 //! Who is served next, and where: start-time fair queueing and the choice of a backend, by walking over everything.
 
-use libgateway::{BackendKind, EventKind, JobId, JobState, Ordering, Route};
+use libgateway::{BackendKind, EventKind, JobId, JobState, Models, Ordering, Route};
 
 use super::answer::{Answer, Grant, error};
 use super::money::Tokens;
@@ -18,104 +18,243 @@ impl Worker {
         self.family == family && self.models.contains(model) && kind.is_none_or(|kind| kind == self.kind)
     }
 
-    fn same_group(&self, other: &Self) -> bool {
+    pub(super) fn same_group(&self, other: &Self) -> bool {
         (&self.family, self.kind, &self.models) == (&other.family, other.kind, &other.models)
     }
 }
 
 impl Model {
-    // --- Places ---
+    // --- Accounts ---
 
-    /// Gives a job a place in a lane, by its customer's share.
-    pub(crate) fn enqueue(&mut self, job: usize, lane: u8) {
-        let (customer, route) = (self.jobs[job].customer.clone(), self.jobs[job].route.clone());
-        let tag = match self.config.ordering {
-            Ordering::Fifo => 0,
-            _ => {
-                let family = self.routes[self.route(&route).unwrap()].family.clone();
-                let behind_own = self.in_line(&customer, &route, lane).map(|other| other.tag + 1).max().unwrap_or(0);
-                let start = self.virtual_time(&family, lane).max(self.share(&customer, &family, lane).finish);
-                let start = start.max(behind_own);
-                let stride = stride(self.jobs[job].estimate, self.policy(&customer).weight);
-                self.share(&customer, &family, lane).finish = start + stride;
-                start
-            }
-        };
-        let sequence = self.jobs[job].sequence;
-        // In order of arrival, an aged job may be older than those in line: it stands on its own then.
-        let last = self.in_line(&customer, &route, lane).map(|other| (other.tag, other.sequence)).max();
-        let overtakes = last > Some((tag, sequence));
-        let job = &mut self.jobs[job];
-        (job.lane, job.tag) = (lane, tag);
-        job.in_line = !overtakes && !matches!(job.hold, Hold::Until(_));
+    fn account_of(&self, job: &Job) -> Account {
+        (job.customer.clone(), self.routes[self.route(&job.route).unwrap()].family.clone(), job.lane)
     }
 
-    /// What a customer has in line on a route and lane.
-    fn in_line(&self, customer: &str, route: &str, lane: u8) -> impl Iterator<Item = &Job> {
-        self.jobs.iter().filter(move |job| {
-            job.state == JobState::Queued
-                && job.in_line
-                && (job.customer.as_str(), job.route.as_str(), job.lane) == (customer, route, lane)
+    /// Whether a job counts for its customer's account: it could be served, or runs.
+    fn counts(&self, job: &Job) -> bool {
+        job.state == JobState::Running || self.is_ready(job)
+    }
+
+    fn is_active(&self, account: &Account) -> bool {
+        self.jobs.iter().any(|job| self.counts(job) && self.account_of(job) == *account)
+    }
+
+    /// Whether anybody but that customer could be served or runs in its lane.
+    fn has_company(&self, (customer, family, lane): &Account) -> bool {
+        self.jobs.iter().any(|job| {
+            self.counts(job) && job.customer != *customer && {
+                let own = self.account_of(job);
+                (&own.1, own.2) == (family, *lane)
+            }
         })
     }
 
-    /// Puts what a job took in the place of what its customer was charged for it: nothing for one that leaves its lane
-    /// without having run.
-    pub(crate) fn correct(&mut self, index: usize, actual: u128) {
-        if self.config.ordering == Ordering::Fifo {
-            return;
-        }
-        let job = &self.jobs[index];
-        let (customer, lane, estimate, route) = (job.customer.clone(), job.lane, job.estimate, job.route.clone());
-        let expected = stride(estimate, self.policy(&customer).weight);
-        let family = self.routes[self.route(&route).unwrap()].family.clone();
-        let now = self.virtual_time(&family, lane);
-        let share = self.share(&customer, &family, lane);
-        // A share behind the virtual time is as none: nothing is left to take away, and more counts from now.
-        share.finish = match share.finish.max(now) {
-            finish if actual > expected => finish + (actual - expected),
-            finish if finish > now => finish.saturating_sub(expected - actual),
-            finish => finish,
-        };
-    }
-
-    pub(crate) fn refund(&mut self, index: usize) {
-        if self.jobs[index].started.is_none() {
-            self.correct(index, 0);
-        }
-    }
-
-    pub(crate) fn share(&mut self, customer: &str, family: &str, lane: u8) -> &mut Share {
-        let found = self
-            .shares
-            .iter()
-            .position(|own| (own.customer.as_str(), own.family.as_str(), own.lane) == (customer, family, lane));
+    fn share(&mut self, account: &Account) -> &mut Share {
+        let found = self.shares.iter().position(|own| own.account == *account);
         let at = found.unwrap_or_else(|| {
-            let (customer, family) = (customer.to_owned(), family.to_owned());
-            self.shares.push(Share { customer, family, lane, finish: 0 });
+            self.shares.push(Share { account: account.clone(), given: 0, rest: 0, typical: 0 });
             self.shares.len() - 1
         });
         &mut self.shares[at]
     }
 
-    pub(crate) fn virtual_time(&self, family: &str, lane: u8) -> u128 {
-        let found = self.virtual_time.iter().find(|(name, own, _)| name == family && *own == lane);
-        found.map_or(0, |(.., time)| *time)
+    /// The clock of a lane, and the most anybody was given in it.
+    fn lane(&mut self, family: &str, lane: u8) -> &mut (u128, u128) {
+        let found = self.virtual_time.iter().position(|(name, own, _)| name == family && *own == lane);
+        let at = found.unwrap_or_else(|| {
+            self.virtual_time.push((family.to_owned(), lane, (0, 0)));
+            self.virtual_time.len() - 1
+        });
+        &mut self.virtual_time[at].2
     }
 
-    fn advance_virtual_time(&mut self, family: &str, lane: u8, tag: u128) {
-        match self.virtual_time.iter_mut().find(|(name, own, _)| name == family && *own == lane) {
-            Some((.., time)) => *time = tag.max(*time),
-            None => self.virtual_time.push((family.to_owned(), lane, tag)),
+    /// Where the next job of an account starts.
+    fn start_of(&mut self, account: &Account) -> u128 {
+        if self.config.ordering == Ordering::Fifo {
+            return 0;
+        }
+        let given = self.share(account).given;
+        if !self.is_active(account) {
+            return given.max(self.lane(&account.1, account.2).0);
+        }
+        let begun = self.jobs.iter().filter(|job| job.state == JobState::Running && self.account_of(job) == *account);
+        given + begun.map(|job| u128::from(job.charge)).sum::<u128>()
+    }
+
+    /// Before the first job of an account counts: it starts no earlier than its lane stands.
+    fn enters(&mut self, account: &Account) {
+        if self.is_active(account) {
+            return;
+        }
+        let clock = self.lane(&account.1, account.2).0;
+        let share = self.share(account);
+        if share.given <= clock {
+            (share.given, share.rest, share.typical) = (clock, 0, 0);
+        }
+    }
+
+    /// After a job of an account counts no more: when nobody in its lane does, its clock catches up.
+    fn left(&mut self, account: &Account) {
+        if !self.is_active(account) && !self.has_company(account) {
+            let (clock, high) = self.lane(&account.1, account.2);
+            *clock = (*clock).max(*high);
+        }
+    }
+
+    /// GPU time a job is expected to take.
+    fn expected(&self, job: &Job) -> u64 {
+        let mean = self.routes[self.route(&job.route).unwrap()].mean;
+        [job.estimate, mean, self.config.estimate.as_nanos()].into_iter().find(|nanos| *nanos > 0).unwrap()
+    }
+
+    /// Virtual time that so much expected GPU time takes: not less than half and not more than twice of what the
+    /// customer's jobs took lately.
+    fn stride(&mut self, account: &Account, cost: u64) -> u64 {
+        let cost = match self.share(account).typical {
+            0 => cost,
+            typical => cost.max(typical / 2).min(typical * 2),
+        };
+        let weight = u128::from(self.policy(&account.0).weight);
+        ((u128::from(cost) << 10) / weight).clamp(1, 1 << 62) as u64
+    }
+
+    /// What an attempt really used takes the place of what it was charged.
+    pub(crate) fn charge(&mut self, index: usize, used: u64) {
+        if self.config.ordering == Ordering::Fifo {
+            return;
+        }
+        let account = self.account_of(&self.jobs[index]);
+        let alone = !self.has_company(&account);
+        let weight = u128::from(self.policy(&account.0).weight);
+        let share = self.share(&account);
+        let total = (u128::from(used) << 10) + share.rest;
+        share.given += total / weight;
+        share.rest = total % weight;
+        share.typical = if share.typical == 0 { used } else { share.typical - share.typical / 8 + used / 8 };
+        let given = share.given;
+        let (clock, high) = self.lane(&account.1, account.2);
+        *high = (*high).max(given);
+        if alone {
+            *clock = (*clock).max(given);
+        }
+        // It is between two states: what happens next finds it neither waiting nor running.
+        self.jobs[index].state = JobState::Cancelled;
+        self.left(&account);
+        let route = self.jobs[index].route.clone();
+        if let Some(head) = self.line(&account.0, &route, account.2).first().copied() {
+            self.update(head);
+        }
+    }
+
+    // --- Places ---
+
+    /// Gives a job a place in a lane. `alone`: not in line with its customer's others.
+    pub(crate) fn enqueue(&mut self, index: usize, lane: u8, alone: bool) {
+        let cost = self.expected(&self.jobs[index]);
+        let job = &mut self.jobs[index];
+        (job.lane, job.in_line, job.cost) = (lane, false, cost);
+        // While it looks for its place it has none.
+        let state = core::mem::replace(&mut job.state, JobState::Cancelled);
+        let (hold, sequence) = (job.hold, job.sequence);
+        let account = self.account_of(&self.jobs[index]);
+        let route = self.jobs[index].route.clone();
+        let line = self.line(&account.0, &route, lane);
+        let behind = line.last().copied().filter(|tail| !alone && self.jobs[*tail].sequence < sequence);
+        let tag = match behind {
+            _ if self.config.ordering == Ordering::Fifo => 0,
+            None => self.start_of(&account),
+            Some(tail) => self.jobs[tail].tag + u128::from(self.stride(&account, self.jobs[tail].cost)),
+        };
+        if behind.is_none() && hold == Hold::None {
+            self.enters(&account);
+        }
+        let job = &mut self.jobs[index];
+        (job.state, job.tag) = (state, tag);
+        job.in_line = !alone && (behind.is_some() || line.is_empty());
+    }
+
+    /// A customer's jobs in line on a route and lane, the first to come first.
+    fn line(&self, customer: &str, route: &str, lane: u8) -> Vec<usize> {
+        let of = |(index, job): (usize, &Job)| {
+            let own = (job.customer.as_str(), job.route.as_str(), job.lane) == (customer, route, lane);
+            (own && job.state == JobState::Queued && job.in_line).then_some(index)
+        };
+        let mut line: Vec<usize> = self.jobs.iter().enumerate().filter_map(of).collect();
+        line.sort_unstable_by_key(|index| self.jobs[*index].sequence);
+        line
+    }
+
+    /// Moves a job to where its account stands, and those in line behind it that it would come to stand behind.
+    fn update(&mut self, index: usize) {
+        let account = self.account_of(&self.jobs[index]);
+        let mut tag = self.start_of(&account);
+        if self.jobs[index].tag == tag {
+            return;
+        }
+        self.jobs[index].tag = tag;
+        if !self.jobs[index].in_line {
+            return;
+        }
+        let route = self.jobs[index].route.clone();
+        let line = self.line(&account.0, &route, account.2);
+        let at = line.iter().position(|own| *own == index).unwrap();
+        for pair in line[at..].windows(2) {
+            if self.jobs[pair[1]].tag >= tag {
+                break;
+            }
+            tag += u128::from(self.stride(&account, self.jobs[pair[0]].cost));
+            self.jobs[pair[1]].tag = tag;
+        }
+    }
+
+    /// Lets a job be served again that was held.
+    pub(crate) fn release(&mut self, index: usize) {
+        let account = self.account_of(&self.jobs[index]);
+        self.enters(&account);
+        self.jobs[index].hold = Hold::None;
+        self.update(index);
+    }
+
+    /// Takes a job out of the queue, for `state`; who is next in line comes to its turn.
+    fn take(&mut self, index: usize, state: JobState) {
+        let account = self.account_of(&self.jobs[index]);
+        let route = self.jobs[index].route.clone();
+        let line = self.line(&account.0, &route, account.2);
+        let next = if line.first() == Some(&index) { line.get(1).copied() } else { None };
+        let active = self.is_active(&account);
+        if next.is_some() && !active {
+            self.enters(&account);
+        }
+        self.jobs[index].state = state;
+        self.jobs[index].in_line = false;
+        if let Some(next) = next {
+            self.update(next);
+        }
+        if active {
+            self.left(&account);
+        }
+    }
+
+    /// Takes a job out of the queue that does not run.
+    pub(crate) fn dequeue(&mut self, index: usize) {
+        let ready = self.is_ready(&self.jobs[index]);
+        self.unhold(index);
+        let state = JobState::Cancelled;
+        if ready {
+            self.take(index, state);
+            self.wake_next(index);
+        } else {
+            // It may have been parked at the head of its line.
+            self.jobs[index].hold = Hold::Parked;
+            self.take(index, state);
+            self.jobs[index].hold = Hold::None;
         }
     }
 
     /// Whether a job could be served now as far as its place tells.
     fn is_ready(&self, job: &Job) -> bool {
-        let mut line = self.in_line(&job.customer, &job.route, job.lane);
-        job.state == JobState::Queued
-            && job.hold == Hold::None
-            && !(job.in_line && line.any(|other| (other.tag, other.sequence) < (job.tag, job.sequence)))
+        let first = || self.line(&job.customer, &job.route, job.lane).first().map(|own| self.jobs[*own].sequence);
+        job.state == JobState::Queued && job.hold == Hold::None && (!job.in_line || first() == Some(job.sequence))
     }
 
     /// Jobs of the same route before it.
@@ -158,7 +297,15 @@ impl Model {
             });
             let offers = offers.filter_map(|(_, worker)| self.next_for(worker));
             let next = offers.min_by_key(|job| (self.jobs[*job].lane, self.jobs[*job].sequence));
-            let Some(job) = next else { return Answer::Wait(self.next_deadline()) };
+            let Some(job) = next else {
+                if self.pull() {
+                    continue;
+                }
+                return Answer::Wait(self.next_deadline());
+            };
+            if self.freshen(job) {
+                continue;
+            }
             let backend = self.best_backend(job, true);
             if let Some(grant) = self.try_start(job, backend) {
                 return Answer::Leased(Box::new(grant));
@@ -177,8 +324,18 @@ impl Model {
             let way = &self.routes[route];
             let free =
                 self.backends.iter().any(|own| own.serves(&way.family, &way.model, way.kind) && self.is_free(own));
-            let next = self.first_of_route(name).filter(|_| free && !way.paused);
-            let Some(job) = next else { return Answer::Wait(self.next_deadline()) };
+            if !free || way.paused {
+                return Answer::Wait(self.next_deadline());
+            }
+            let Some(job) = self.first_of_route(name) else {
+                if self.pull() {
+                    continue;
+                }
+                return Answer::Wait(self.next_deadline());
+            };
+            if self.freshen(job) {
+                continue;
+            }
             let backend = self.best_backend(job, false);
             if let Some(grant) = self.try_start(job, backend) {
                 return Answer::Leased(Box::new(grant));
@@ -195,7 +352,15 @@ impl Model {
                 None => self.next_for(&self.backends[backend]),
                 Some(first) => self.first_of_route(&first.route),
             };
-            let Some(job) = next else { break };
+            let Some(job) = next else {
+                if grants.is_empty() && self.pull() {
+                    continue;
+                }
+                break;
+            };
+            if self.freshen(job) {
+                continue;
+            }
             grants.extend(self.try_start(job, Some(backend)));
         }
         Answer::Leases(grants)
@@ -203,15 +368,16 @@ impl Model {
 
     /// Starts a job on a backend, or parks it because its customer may not run it.
     fn try_start(&mut self, job: usize, backend: Option<usize>) -> Option<Grant> {
-        if let Some(blocked) = self.blocked(&self.jobs[job]) {
-            self.jobs[job].hold = Hold::Parked;
-            self.counters.parked += 1;
-            if let Blocked::Tokens(Some(at)) = blocked {
-                let customer = self.customer(&self.jobs[job].customer).unwrap();
-                let wake = &mut self.customers[customer].wake;
-                *wake = Some(wake.map_or(at, |wake| wake.min(at))).filter(|at| *at != u64::MAX);
+        match self.blocked(&self.jobs[job]) {
+            None => {}
+            Some(Blocked::Tokens(None)) => {
+                self.bar(job);
+                return None;
             }
-            return None;
+            Some(blocked) => {
+                self.park(job, if let Blocked::Tokens(at) = blocked { at } else { None });
+                return None;
+            }
         }
         Some(self.start(job, backend?))
     }
@@ -253,7 +419,7 @@ impl Model {
     }
 
     fn start(&mut self, job: usize, backend: usize) -> Grant {
-        let now = self.now;
+        let (index, now) = (job, self.now);
         let id = self.next_lease;
         self.next_lease += 1;
         let name = self.jobs[job].customer.clone();
@@ -279,11 +445,8 @@ impl Model {
         self.counters.warm_hits += u64::from(warm);
         self.counters.probes += u64::from(probe);
 
-        let family = self.routes[self.route(&self.jobs[job].route).unwrap()].family.clone();
-        self.advance_virtual_time(&family, self.jobs[job].lane, self.jobs[job].tag);
+        self.begin(job);
         let job = &mut self.jobs[job];
-        job.state = JobState::Running;
-        job.hold = Hold::None;
         job.paid = true;
         (job.started, job.since) = (Some(now), now);
         job.progress = 0;
@@ -302,28 +465,173 @@ impl Model {
             warm,
             probe,
         };
+        self.note_started(index);
         self.emit(EventKind::Started(JobId::from_entropy(grant.job)));
         grant
     }
 
-    // --- Waking ---
+    /// Charges a job's account what it is expected to take, and lets it run.
+    fn begin(&mut self, index: usize) {
+        let account = self.account_of(&self.jobs[index]);
+        let expected = self.expected(&self.jobs[index]);
+        if self.config.ordering == Ordering::Fair {
+            self.jobs[index].charge = self.stride(&account, expected);
+            let given = self.share(&account).given;
+            let (clock, _) = self.lane(&account.1, account.2);
+            *clock = (*clock).max(given);
+        }
+        self.take(index, JobState::Running);
+    }
 
-    /// Looks at a customer's parked jobs again.
-    pub(crate) fn unpark(&mut self, customer: &str) {
-        for job in self.jobs.iter_mut().filter(|job| job.customer == customer && job.hold == Hold::Parked) {
-            job.hold = Hold::None;
+    /// Brings the place of a job up to date that would be served. Whether that moved it.
+    fn freshen(&mut self, index: usize) -> bool {
+        let account = self.account_of(&self.jobs[index]);
+        let stale = self.jobs[index].tag < self.start_of(&account);
+        if stale {
+            self.update(index);
         }
-        if let Some(customer) = self.customer(customer) {
-            self.customers[customer].wake = None;
+        stale
+    }
+
+    // --- Parking and waking ---
+
+    fn park(&mut self, index: usize, wake: Option<u64>) {
+        let account = self.account_of(&self.jobs[index]);
+        self.jobs[index].hold = Hold::Parked;
+        self.left(&account);
+        self.woken.retain(|name| *name != account.0);
+        self.counters.parked += 1;
+        if let Some(at) = wake {
+            let customer = self.customer(&account.0).unwrap();
+            let wake = &mut self.customers[customer].wake;
+            *wake = Some(wake.map_or(at, |wake| wake.min(at))).filter(|at| *at != u64::MAX);
         }
+    }
+
+    /// A job that never can run under its customer's plan stands aside.
+    fn bar(&mut self, index: usize) {
+        let job = self.jobs[index].clone();
+        self.take(index, JobState::Cancelled);
+        let own = &mut self.jobs[index];
+        (own.state, own.hold, own.tag) = (job.state, Hold::Barred, job.tag);
+    }
+
+    fn unhold(&mut self, index: usize) {
+        let customer = self.jobs[index].customer.clone();
+        if matches!(self.jobs[index].hold, Hold::Parked | Hold::Barred) {
+            self.jobs[index].hold = Hold::None;
+        }
+        if self.parked(&customer).is_empty() {
+            self.woken.retain(|name| *name != customer);
+        }
+    }
+
+    /// A customer's parked jobs, the first to come first.
+    fn parked(&self, customer: &str) -> Vec<usize> {
+        let of = |(index, job): (usize, &Job)| (job.customer == customer && job.hold == Hold::Parked).then_some(index);
+        let mut parked: Vec<usize> = self.jobs.iter().enumerate().filter_map(of).collect();
+        parked.sort_unstable_by_key(|index| self.jobs[*index].sequence);
+        parked
+    }
+
+    fn look_at(&mut self, index: usize) {
+        // It is held until the moment in which it counts.
+        let account = self.account_of(&self.jobs[index]);
+        self.enters(&account);
+        self.unhold(index);
+        self.update(index);
+    }
+
+    /// Which backends serve a route; a paused one is by itself.
+    fn class(&self, route: &str) -> (Option<String>, Option<String>, Vec<(BackendKind, Models)>) {
+        let way = &self.routes[self.route(route).unwrap()];
+        let serving = self.backends.iter().filter(|own| own.serves(&way.family, &way.model, way.kind));
+        let mut groups: Vec<_> = serving.map(|own| (own.kind, own.models.clone())).collect();
+        groups.sort();
+        groups.dedup();
+        (way.paused.then(|| route.to_owned()), (!groups.is_empty()).then(|| way.family.clone()), groups)
+    }
+
+    /// The first parked job of each class of a customer is looked at.
+    fn look_at_classes(&mut self, customer: &str) {
+        let mut seen = Vec::new();
+        for index in self.parked(customer) {
+            let class = self.class(&self.jobs[index].route);
+            if !seen.contains(&class) {
+                seen.push(class);
+                self.look_at(index);
+            }
+        }
+    }
+
+    fn may_run(&self, customer: &str) -> bool {
+        self.count(customer, JobState::Running) < self.policy(customer).running_max
     }
 
     /// Looks at a customer's parked jobs again if it may run one more.
     pub(crate) fn wake(&mut self, customer: &str) {
-        let parked = self.jobs.iter().any(|job| job.customer == customer && job.hold == Hold::Parked);
-        if parked && self.count(customer, JobState::Running) < self.policy(customer).running_max {
-            self.unpark(customer);
+        if !self.parked(customer).is_empty() && self.may_run(customer) {
+            if !self.woken.iter().any(|name| name == customer) {
+                self.woken.push(customer.to_owned());
+            }
+            self.look_at_classes(customer);
         }
+    }
+
+    /// What a customer may do has changed.
+    pub(crate) fn wake_all(&mut self, customer: &str) {
+        if let Some(customer) = self.customer(customer) {
+            self.customers[customer].wake = None;
+        }
+        let of = |(index, job): (usize, &Job)| (job.customer == customer && job.hold == Hold::Barred).then_some(index);
+        for index in self.jobs.iter().enumerate().filter_map(of).collect::<Vec<_>>() {
+            self.look_at(index);
+        }
+        for index in self.parked(customer) {
+            self.look_at(index);
+        }
+    }
+
+    /// Which routes are of one class has changed.
+    pub(crate) fn unpark_all(&mut self) {
+        let customers: Vec<String> = self.customers.iter().map(|own| own.name.clone()).collect();
+        for customer in customers {
+            for index in self.parked(&customer) {
+                self.look_at(index);
+            }
+        }
+    }
+
+    /// The next parked job of the same customer and class as one that was ready and has gone.
+    fn wake_next(&mut self, index: usize) {
+        let (customer, route) = (self.jobs[index].customer.clone(), self.jobs[index].route.clone());
+        if self.woken.contains(&customer) {
+            let class = self.class(&route);
+            let next = self.parked(&customer).into_iter().find(|other| self.class(&self.jobs[*other].route) == class);
+            if let Some(next) = next {
+                self.look_at(next);
+            }
+        }
+    }
+
+    fn note_started(&mut self, index: usize) {
+        let customer = self.jobs[index].customer.clone();
+        if self.may_run(&customer) {
+            self.wake_next(index);
+        } else {
+            self.woken.retain(|name| *name != customer);
+        }
+    }
+
+    /// Looks at parked jobs of a customer that may run, while a backend is free.
+    fn pull(&mut self) -> bool {
+        if !self.backends.iter().any(|own| self.is_free(own)) {
+            return false;
+        }
+        let woken = self.woken.iter().min_by_key(|name| self.customers[self.customer(name).unwrap()].order).cloned();
+        let Some(customer) = woken else { return false };
+        self.look_at_classes(&customer);
+        true
     }
 }
 
@@ -331,6 +639,5 @@ fn is_warm(worker: &Worker, job: &Job) -> bool {
     job.affinity.as_ref().is_some_and(|key| worker.warm.contains(key))
 }
 
-pub(crate) fn stride(cost: u64, weight: u32) -> u128 {
-    u128::from(cost / u64::from(weight)).max(1)
-}
+/// Customer, family and lane.
+pub(crate) type Account = (String, String, u8);

@@ -4,7 +4,7 @@ use libgateway::{CancelReason, EventKind, FailureClass, JobId, JobState, Span};
 
 use super::answer::Answer;
 use super::money::{Spent, Tokens};
-use super::parts::{Breaker, End, Fault, Hold, Job, Model, Phase};
+use super::parts::{Breaker, End, Fault, Hold, Job, Model, Phase, Worker};
 
 /// What falls due, in the order in which it is handled where instants are equal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -156,26 +156,25 @@ impl Model {
             (queue, CancelReason::QueueTimeout),
         ] {
             if at <= now {
-                self.refund(index);
+                self.dequeue(index);
                 return self.finish(index, End::Cancelled(reason), Spent::nothing());
             }
         }
         match job.hold {
-            Hold::Until(at) if at <= now => self.jobs[index].hold = Hold::None,
+            Hold::Until(at) if at <= now => self.release(index),
             _ => self.age(index),
         }
     }
 
     fn age(&mut self, index: usize) {
-        self.refund(index);
+        let held = matches!(self.jobs[index].hold, Hold::Until(_));
+        let hold = self.jobs[index].hold;
+        self.dequeue(index);
         let job = &mut self.jobs[index];
-        if job.hold == Hold::Parked {
-            job.hold = Hold::None;
-        }
-        // It has left its lane before it looks for its place in the next one.
-        job.in_line = false;
+        job.state = JobState::Queued;
+        job.hold = if held { hold } else { Hold::None };
         let (id, lane) = (job.id, job.lane - 1);
-        self.enqueue(index, lane);
+        self.enqueue(index, lane, held);
         self.counters.aged += 1;
         self.emit(EventKind::Aged(JobId::from_entropy(id)));
     }
@@ -185,14 +184,15 @@ impl Model {
         let customer = &self.customers[index];
         if customer.wake.is_some_and(|at| at <= now) {
             let name = customer.name.clone();
-            return self.unpark(&name);
+            self.customers[index].wake = None;
+            return self.wake(&name);
         }
         let limit = customer.policy.as_ref().unwrap_or(&self.config.customer).rate;
         let full = limit.map_or(Some(now), |limit| Tokens::of(&limit).full_at(customer, now));
         match full {
             Some(at) if at <= now => {
                 let name = self.customers.remove(index).name;
-                self.shares.retain(|share| share.customer != name);
+                self.shares.retain(|share| share.account.0 != name);
             }
             Some(at) => self.customers[index].leaves = Some(at),
             None => (self.customers[index].leaves, self.customers[index].stays) = (None, true),
@@ -227,12 +227,17 @@ impl Model {
             .map(|way| way.name.clone())
             .collect();
         self.routes.retain(|way| !idle.contains(&way.name));
-        self.backends.retain(|own| !(own.leaving && own.live == 0));
+        let all = std::mem::take(&mut self.backends);
+        let (gone, left): (Vec<Worker>, Vec<Worker>) = all.into_iter().partition(|own| own.leaving && own.live == 0);
+        self.backends = left;
+        if gone.iter().any(|own| !self.backends.iter().any(|other| other.same_group(own))) {
+            self.unpark_all();
+        }
         let Self { backends, routes, families, shares, virtual_time, .. } = self;
         families.retain(|name| {
             backends.iter().any(|own| own.family == *name) || routes.iter().any(|way| way.family == *name)
         });
-        shares.retain(|share| families.contains(&share.family));
+        shares.retain(|share| families.contains(&share.account.1));
         virtual_time.retain(|(family, ..)| families.contains(family));
     }
 }
