@@ -65,8 +65,8 @@ fn a_job_may_lose_its_worker_as_often_as_can_be_counted() {
 
 #[test]
 fn a_gateway_at_the_end_of_virtual_time_can_be_restored() {
-    // Some four thousand jobs of the longest estimate bring a customer to the end of virtual time, from where on order of
-    // arrival decides. The snapshot of such a gateway was refused as corrupt: its next job would start where its latest did.
+    // Some four thousand jobs of the longest estimate brought a customer to the end of virtual time, and the snapshot of such
+    // a gateway was refused as corrupt: its next job would start where its latest did.
     let mut rig = Rig::with_slots(GatewayConfig::default(), 5_000);
     rig.checked = false;
     for number in 0..4_200 {
@@ -83,7 +83,7 @@ fn a_gateway_at_the_end_of_virtual_time_can_be_restored() {
     copy.check_invariants();
     assert_eq!(copy.digest(), rig.gateway.digest());
     let order: Vec<_> = std::iter::from_fn(|| copy.dispatch(rig.now).lease()).map(|lease| lease.job).collect();
-    assert_eq!(order.last(), Some(&id(5_000)));
+    assert_eq!(order.first(), Some(&id(5_000)), "who has nothing that runs goes first");
     assert_eq!(order.len(), 50);
 }
 

@@ -112,9 +112,13 @@ impl State {
         for route in &routes {
             self.table.unlink(*route, &self.pool);
         }
-        for route in routes {
-            self.table.link(route, &self.pool, &self.places);
+        for route in &routes {
+            self.table.link(*route, &self.pool, &self.places);
         }
+        let (closed, open): (Vec<u32>, Vec<u32>) =
+            routes.into_iter().partition(|route| self.table.routes[*route].is_closed());
+        open.into_iter().for_each(|route| self.places.set_closed(route, false));
+        closed.into_iter().for_each(|route| self.places.set_closed(route, true));
     }
 
     /// Gives a customer a policy of its own. What it has of tokens stays.
@@ -171,6 +175,7 @@ impl State {
         };
         self.unpark_all();
         self.table.set_paused(id, paused);
+        self.places.set_closed(id, self.table.routes[id].is_closed());
         if !paused && self.table.routes[id].refs == 0 {
             self.idle_routes.push(id);
         }

@@ -240,6 +240,11 @@ impl RouteRecord {
         self.links.iter().map(|(group, _)| *group)
     }
 
+    /// Whether nothing of it can be served: it is paused, or no backend serves it.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.paused || self.links.is_empty()
+    }
+
     /// Whether it says nothing that a new record would not say.
     pub(crate) fn is_idle(&self) -> bool {
         self.refs == 0 && !self.paused

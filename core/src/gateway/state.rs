@@ -355,6 +355,7 @@ impl State {
         self.table.next_order += 1;
         self.places.open_route(route, family);
         self.table.link(route, &self.pool, &self.places);
+        self.places.set_closed(route, self.table.routes[route].is_closed());
         self.note(|_| Undo::RouteInserted { route });
         self.idle_routes.push(route);
         Some(route)

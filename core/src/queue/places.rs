@@ -112,6 +112,8 @@ pub(crate) struct Places {
 struct RouteQueue {
     tree: TreeId,
     pool: u32,
+    /// Whether nothing of it can be served, so that nobody is active by what waits there.
+    closed: bool,
     /// The first place that may be served.
     first: Option<(Key, u32)>,
 }
@@ -186,11 +188,29 @@ impl Places {
     pub(crate) fn open_route(&mut self, route: u32, pool: u32) {
         while self.routes.len() <= route as usize {
             let tree = self.tree.new_tree();
-            self.routes.push(RouteQueue { tree, pool: NONE, first: None });
+            self.routes.push(RouteQueue { tree, pool: NONE, closed: false, first: None });
         }
         self.accounts.open_pool(pool);
         debug_assert!(self.len(route) == 0, "a route changes its pool while empty");
-        self.routes[route as usize].pool = pool;
+        let queue = &mut self.routes[route as usize];
+        (queue.pool, queue.closed) = (pool, false);
+    }
+
+    /// Says whether nothing of a route can be served. For several routes at once: those that open first, so that the order of
+    /// the others does not matter.
+    ///
+    /// # Complexity
+    /// O(n) of the route's length, where that changes.
+    pub(crate) fn set_closed(&mut self, route: u32, closed: bool) {
+        let queue = &mut self.routes[route as usize];
+        if core::mem::replace(&mut queue.closed, closed) == closed {
+            return;
+        }
+        let ready = self.tree.iter(queue.tree).filter(|(.., ready)| *ready).map(|(_, item, _)| item);
+        for item in ready.collect::<Vec<_>>() {
+            let account = self.nodes[item as usize].account;
+            if closed { self.leave(account) } else { self.enter(account) }
+        }
     }
 
     /// Puts an item at the place its customer's account gives it.
@@ -242,7 +262,7 @@ impl Places {
             self.append(item, node, key, line);
         }
         if ready {
-            if account != NONE {
+            if account != NONE && !self.routes[route as usize].closed {
                 self.accounts.restore_ready(account);
             }
             self.show(item, true);
@@ -263,9 +283,9 @@ impl Places {
     pub(crate) fn remove(&mut self, item: u32, weight: u32, succeed: bool) -> Option<Key> {
         let key = self.tree.key(item)?;
         let node = self.nodes[item as usize];
-        let ready = self.is_ready(item);
+        let counted = self.counts(item);
         self.take(item, node, weight, succeed);
-        if ready {
+        if counted {
             self.leave(node.account);
         }
         Some(Key(key))
@@ -279,6 +299,7 @@ impl Places {
     pub(crate) fn begin(&mut self, item: u32, estimate: u64, weight: u32) -> u64 {
         let node = self.nodes[item as usize];
         let mut charge = 0;
+        debug_assert!(self.counts(item), "who is served could be");
         if node.account != NONE {
             self.note_account(node.account);
             charge = self.accounts.begin(node.account, estimate, weight);
@@ -395,10 +416,11 @@ impl Places {
         if !self.mark(item, ready) {
             return;
         }
+        let node = self.nodes[item as usize];
         if ready {
             self.update(item, weight);
-        } else {
-            self.leave(self.nodes[item as usize].account);
+        } else if !self.routes[node.route as usize].closed {
+            self.leave(node.account);
         }
     }
 
@@ -406,9 +428,9 @@ impl Places {
     pub(crate) fn detach(&mut self, item: u32, weight: u32) {
         let Some(key) = self.tree.key(item) else { return };
         let node = self.nodes[item as usize];
-        let ready = self.is_ready(item);
+        let counted = self.counts(item);
         self.take(item, node, weight, true);
-        if ready {
+        if counted {
             self.leave(node.account);
         }
         let alone = Node { next: NONE, previous: item, listed: false, ..node };
@@ -519,6 +541,11 @@ impl Places {
     }
 
     // --- Accounts ---
+
+    /// Whether an item makes its customer active.
+    fn counts(&self, item: u32) -> bool {
+        self.is_ready(item) && !self.routes[self.nodes[item as usize].route as usize].closed
+    }
 
     fn open_account(&mut self, customer: u32, route: u32, lane: u8) -> u32 {
         match self.ordering {
@@ -652,8 +679,9 @@ impl Places {
         if self.tree.is_ready(item).is_none_or(|now| now == ready) {
             return false;
         }
-        if ready {
-            self.enter(self.nodes[item as usize].account);
+        let node = self.nodes[item as usize];
+        if ready && !self.routes[node.route as usize].closed {
+            self.enter(node.account);
         }
         self.note(Undo::Readied(item, !ready));
         self.show(item, ready);
@@ -777,7 +805,7 @@ impl Places {
             assert_eq!(queue.first, ready, "first of route {route}");
             for (_, item, ready) in self.tree.iter(queue.tree) {
                 let counts = items.entry(self.nodes[item as usize].account).or_default();
-                *counts = (counts.0 + 1, counts.1 + u32::from(ready));
+                *counts = (counts.0 + 1, counts.1 + u32::from(ready && !queue.closed));
             }
         }
         self.accounts.check_invariants(&items);

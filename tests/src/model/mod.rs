@@ -357,13 +357,16 @@ impl Model {
             Some(index) => !self.backends[index].same_group(&fresh),
             None => !self.backends.iter().any(|own| own.same_group(&fresh)),
         };
-        match known {
+        if regrouped {
+            self.unpark_all();
+        }
+        self.with_routes(|model| match known {
             None => {
-                self.next_backend += 1;
-                self.backends.push(fresh);
+                model.next_backend += 1;
+                model.backends.push(fresh);
             }
             Some(index) => {
-                let own = &mut self.backends[index];
+                let own = &mut model.backends[index];
                 let mut warm = std::mem::take(&mut own.warm);
                 warm.drain(..warm.len().saturating_sub(spec.warm_max as usize));
                 *own = Worker {
@@ -377,10 +380,7 @@ impl Model {
                     ..fresh
                 };
             }
-        }
-        if regrouped {
-            self.unpark_all();
-        }
+        });
         Answer::Done
     }
 
@@ -455,7 +455,7 @@ impl Model {
         }
         let known = self.route(&name).unwrap();
         self.unpark_all();
-        self.routes[known].paused = paused;
+        self.with_routes(|model| model.routes[known].paused = paused);
         Answer::Done
     }
 

@@ -30,9 +30,46 @@ impl Model {
         (job.customer.clone(), self.routes[self.route(&job.route).unwrap()].family.clone(), job.lane)
     }
 
-    /// Whether a job counts for its customer's account: it could be served, or runs.
+    /// Whether a job counts for its customer's account: it runs, or could be served.
     fn counts(&self, job: &Job) -> bool {
-        job.state == JobState::Running || self.is_ready(job)
+        let served = || {
+            let way = &self.routes[self.route(&job.route).unwrap()];
+            !way.paused && self.backends.iter().any(|own| own.serves(&way.family, &way.model, way.kind))
+        };
+        job.state == JobState::Running || (self.is_ready(job) && served())
+    }
+
+    /// Changes which routes can be served. Who counts from then on comes first, and then goes who counts no more.
+    pub(crate) fn with_routes(&mut self, change: impl FnOnce(&mut Self)) {
+        let counted = |model: &Self| -> Vec<u128> {
+            model.jobs.iter().filter(|job| model.counts(job)).map(|job| job.id).collect()
+        };
+        let before = counted(self);
+        let shadow: Vec<Worker> = self.backends.clone();
+        let paused: Vec<(String, bool)> = self.routes.iter().map(|way| (way.name.clone(), way.paused)).collect();
+        change(self);
+        let after = counted(self);
+        let accounts = |model: &Self, of: &[u128], not: &[u128]| -> Vec<Account> {
+            let those = model.jobs.iter().filter(|job| of.contains(&job.id) && !not.contains(&job.id));
+            those.map(|job| model.account_of(job)).collect()
+        };
+        let (come, gone) = (accounts(self, &after, &before), accounts(self, &before, &after));
+        // Those who come find things as they were.
+        let now = std::mem::replace(&mut self.backends, shadow);
+        let ways: Vec<bool> = self.routes.iter().map(|way| way.paused).collect();
+        for way in &mut self.routes {
+            way.paused = paused.iter().any(|(name, paused)| *name == way.name && *paused);
+        }
+        for account in come {
+            self.enters(&account);
+        }
+        self.backends = now;
+        for (way, paused) in self.routes.iter_mut().zip(ways) {
+            way.paused = paused;
+        }
+        for account in gone {
+            self.left(&account);
+        }
     }
 
     fn is_active(&self, account: &Account) -> bool {

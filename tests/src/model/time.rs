@@ -227,12 +227,15 @@ impl Model {
             .map(|way| way.name.clone())
             .collect();
         self.routes.retain(|way| !idle.contains(&way.name));
-        let all = std::mem::take(&mut self.backends);
-        let (gone, left): (Vec<Worker>, Vec<Worker>) = all.into_iter().partition(|own| own.leaving && own.live == 0);
-        self.backends = left;
-        if gone.iter().any(|own| !self.backends.iter().any(|other| other.same_group(own))) {
+        let is_gone = |own: &Worker| own.leaving && own.live == 0;
+        let stays = |other: &Worker| !is_gone(other);
+        let regrouped = self.backends.iter().any(|own| {
+            is_gone(own) && !self.backends.iter().any(|other| stays(other) && other.same_group(own))
+        });
+        if regrouped {
             self.unpark_all();
         }
+        self.with_routes(|model| model.backends.retain(stays));
         let Self { backends, routes, families, shares, virtual_time, .. } = self;
         families.retain(|name| {
             backends.iter().any(|own| own.family == *name) || routes.iter().any(|way| way.family == *name)

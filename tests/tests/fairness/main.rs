@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what a test expects and does not get ends the test")]
 
+mod bound;
 mod bystanders;
 mod order;
 mod shares;

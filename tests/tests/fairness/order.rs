@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use libgateway::{
-    AfterFailure, CustomerPolicy, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, JobState, Lease, Ordering,
-    Priority, Route, Span, Timeouts,
+    AfterFailure, CustomerPolicy, FailureClass, GatewayConfig, GpuNanos, JobId, JobState, Ordering, Output, Priority,
+    Route, Span, Timeouts, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, SCHNELL, WAN, at, before, id, job, route, secs, wan};
 use libgateway_tests::rng::Rng;
@@ -129,16 +129,15 @@ fn what_never_ran_costs_nothing_though_part_of_the_crowd_stays() {
 
 #[test]
 fn positions_told_at_any_time_are_the_order_in_which_jobs_start() {
+    // As long as jobs take what was said of them and leave their line at its head: whatever else happens moves others.
     for seed in 0..12 {
         let mut chance = Rng::new(seed);
         let ordering = if seed % 4 == 0 { Ordering::Fifo } else { Ordering::Fair };
-        let age = (seed % 3 == 0).then_some(secs(7));
-        let mut rig = Rig::with_slots(GatewayConfig::default().ordering(ordering).age_after(age).seed(seed), 2);
+        let mut rig = Rig::with_slots(GatewayConfig::default().ordering(ordering).seed(seed), 1);
         rig.put(wan("wan-1"));
-        rig.gateway.put_customer(rig.now, "a", CustomerPolicy::default().weight(3)).unwrap();
-        let mut leases: Vec<Lease> = Vec::new();
+        rig.gateway.put_customer(rig.now, "a", CustomerPolicy::default().weight(4)).unwrap();
         for step in 0..400_u64 {
-            random_step(&mut rig, &mut chance, &mut leases, step);
+            random_step(&mut rig, &mut chance, step);
             if step % 20 == 0 {
                 compare(&rig, seed, step);
             }
@@ -146,34 +145,29 @@ fn positions_told_at_any_time_are_the_order_in_which_jobs_start() {
     }
 }
 
-fn random_step(rig: &mut Rig, chance: &mut Rng, leases: &mut Vec<Lease>, step: u64) {
-    let number = u128::from(chance.below(step + 1));
+fn random_step(rig: &mut Rig, chance: &mut Rng, step: u64) {
     match chance.below(8) {
-        0..=3 => {
+        0..=4 => {
             let lane = *chance.pick(&[Priority::High, Priority::Normal, Priority::Low]);
-            let own = job(u128::from(step), chance.word(&["a", "b", "c"]), chance.word(&[DEV, SCHNELL, WAN]));
-            rig.submit(own.priority(lane).estimate(GpuNanos::from_secs(1 + chance.below(9))));
+            let own = job(u128::from(step), chance.word(&["a", "b", "c"]), chance.word(&[DEV, WAN]));
+            rig.submit(own.priority(lane).estimate(WORK));
         }
-        4 => leases.extend(rig.dispatch().lease()),
-        5 if !leases.is_empty() => {
-            let lease = leases.swap_remove(chance.below(leases.len() as u64) as usize);
-            if rig.gateway.job(lease.job).and_then(|job| job.lease) == Some(lease.id) {
-                match chance.below(3) {
-                    0 => _ = rig.complete(&lease),
-                    1 => _ = rig.fail(&lease, FailureClass::Timeout),
-                    _ => _ = rig.gateway.release(rig.now, lease.id),
-                }
+        5 | 6 => {
+            for lease in rig.leases() {
+                rig.pass(Span::from_nanos(WORK.as_nanos()));
+                let usage = Usage::gpu(WORK, "GPU-1");
+                rig.gateway.complete(rig.now, lease.id, Output::url("u"), usage).unwrap();
             }
         }
-        6 => _ = rig.gateway.cancel(rig.now, id(number)),
         _ => _ = rig.pass(Span::from_millis(chance.below(3_000))),
     }
 }
 
+/// What every job takes.
+const WORK: GpuNanos = GpuNanos::from_secs(2);
+
 /// Predicts by position, then lets a copy run empty, route by route, and compares.
 fn compare(rig: &Rig, seed: u64, step: u64) {
-    let gateway = libgateway::Gateway::restore(&rig.gateway.snapshot()).unwrap();
-    let mut copy = Rig { gateway, now: rig.now, checked: false };
     let mut predicted: BTreeMap<String, BTreeMap<u32, JobId>> = BTreeMap::new();
     for number in 0..=u128::from(step) {
         let Some(position) = rig.gateway.position(id(number)) else { continue };
@@ -181,20 +175,11 @@ fn compare(rig: &Rig, seed: u64, step: u64) {
         let before = predicted.entry(view.route).or_default().insert(position, id(number));
         assert_eq!(before, None, "two jobs in one place");
     }
-    // All retries are due, no ageing in between: the wait is shorter than the first lift.
-    let waits = predicted
-        .values()
-        .flat_map(BTreeMap::values)
-        .any(|job| matches!(rig.gateway.explain(*job), Some(libgateway::WaitReason::Backoff { .. })));
-    if waits {
-        return;
-    }
-    copy.put(libgateway_tests::kit::flux("gpu-1").slots(10_000));
-    copy.put(wan("wan-1").slots(10_000));
-    for backend in ["gpu-1", "wan-1"] {
-        copy.gateway.force_breaker(copy.now, backend, Some(ForcedState::Closed), None).unwrap();
-    }
     for (name, expected) in predicted {
+        let gateway = libgateway::Gateway::restore(&rig.gateway.snapshot()).unwrap();
+        let mut copy = Rig { gateway, now: rig.now, checked: false };
+        copy.put(libgateway_tests::kit::flux("gpu-1").slots(10_000));
+        copy.put(wan("wan-1").slots(10_000));
         let whole = format!("{name}/t2i");
         let way: Route<'_> = route(&whole);
         let mut started = Vec::new();
@@ -204,6 +189,33 @@ fn compare(rig: &Rig, seed: u64, step: u64) {
         let positions: Vec<u32> = expected.keys().copied().collect();
         assert_eq!(positions, (0..positions.len() as u32).collect::<Vec<_>>(), "seed {seed} step {step}: gaps");
         assert_eq!(started, expected.into_values().collect::<Vec<_>>(), "seed {seed} step {step}: {name}");
+    }
+}
+
+#[test]
+fn who_stands_first_starts_next_whatever_jobs_took_and_whoever_left() {
+    for seed in 0..12 {
+        let mut chance = Rng::new(seed);
+        let mut rig = Rig::with_slots(GatewayConfig::default().seed(seed), 1);
+        for step in 0..300_u64 {
+            match chance.below(4) {
+                0 | 1 => {
+                    let own = job(u128::from(step), chance.word(&["a", "b", "c"]), DEV);
+                    rig.submit(own.estimate(GpuNanos::from_secs(1 + chance.below(9))));
+                }
+                2 => _ = rig.gateway.cancel(rig.now, id(u128::from(chance.below(step + 1)))),
+                _ => {
+                    let first = (0..=step).map(|number| id(number.into()));
+                    let first = first.filter(|job| rig.gateway.position(*job) == Some(0)).collect::<Vec<_>>();
+                    let leases = rig.leases();
+                    assert_eq!(leases.iter().map(|lease| lease.job).collect::<Vec<_>>(), first, "seed {seed}");
+                    for lease in leases {
+                        rig.pass(secs(chance.below(30)));
+                        rig.complete(&lease);
+                    }
+                }
+            }
+        }
     }
 }
 
