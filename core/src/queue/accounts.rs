@@ -96,15 +96,6 @@ impl Account {
         self.ready > 0 || self.running > 0
     }
 
-    /// What one of its items is expected to cost. An estimate far from what its customer's items took lately is not believed:
-    /// between half and twice of that, so that a wrong one costs others little.
-    pub(super) fn expected(&self, estimate: u64) -> u64 {
-        match self.typical {
-            0 => estimate,
-            typical => estimate.clamp(typical / 2, typical.saturating_mul(2)),
-        }
-    }
-
     fn key(&self) -> u64 {
         u64::from(self.customer) << 32 | u64::from(self.pool_lane)
     }
@@ -265,8 +256,16 @@ impl Accounts {
     }
 
     /// Virtual time that an item is expected to take from its customer: at least one tick.
+    ///
+    /// An estimate far from what its customer's items took lately is not believed: it counts as between half and twice of
+    /// that, so that a wrong one costs others little.
     pub(super) fn stride(&self, account: u32, estimate: u64, weight: u32) -> u64 {
-        let expected = u128::from(self.get(account).expected(estimate)) << self.precision.scale;
+        let account = self.get(account);
+        let expected = match account.typical {
+            typical if typical > 0 && self.speaks(account) => estimate.clamp(typical / 2, typical.saturating_mul(2)),
+            _ => estimate,
+        };
+        let expected = u128::from(expected) << self.precision.scale;
         u64::try_from(expected / u128::from(weight.max(1))).map_or(STRIDE_MAX, |stride| stride.clamp(1, STRIDE_MAX))
     }
 

@@ -147,7 +147,11 @@ impl Model {
     /// Virtual time that so much expected GPU time takes: not less than half and not more than twice of what the
     /// customer's jobs took lately.
     fn stride(&mut self, account: &Account, cost: u64) -> u64 {
+        // Of a customer that has not been there lately nothing is known.
+        let clock = self.lane(&account.1, account.2).0;
+        let known = self.is_active(account) || self.share(account).given > clock;
         let cost = match self.share(account).typical {
+            _ if !known => cost,
             0 => cost,
             typical => cost.max(typical / 2).min(typical * 2),
         };
