@@ -9,7 +9,7 @@ use crate::error::InputError;
 use crate::hashing::mix;
 use crate::time::{Span, Timestamp};
 
-/// The settings of a [`Backoff`]. The default waits 1, 2 and 4 seconds and then gives up.
+/// The settings of a [`Backoff`]. The default waits 1, 2 and 4 seconds, each up to a tenth less by chance, and then gives up.
 ///
 /// ```
 /// use libgateway::{BackoffConfig, Span};
@@ -33,6 +33,8 @@ pub struct BackoffConfig {
     pub jitter_ppm: u32,
     /// The longest time from the start of the first attempt to the start of the last.
     pub total: Option<Span>,
+    /// The longest `Retry-After` that is followed: what is longer counts as this.
+    pub retry_after_max: Span,
     /// What the jitter is drawn from, together with key and attempt. Recorded, so that replays agree.
     pub seed: u64,
 }
@@ -41,7 +43,7 @@ pub struct BackoffConfig {
 ///
 /// ```
 /// use libgateway::{Backoff, BackoffConfig, GiveUpReason, Retry, Span, Timestamp};
-/// let backoff = Backoff::new(BackoffConfig::default())?;
+/// let backoff = Backoff::new(BackoffConfig::default().jitter_ppm(0))?;
 /// let start = Timestamp::from_secs(100);
 /// assert_eq!(backoff.delay(7, 3, None), Span::from_secs(4));
 /// assert_eq!(backoff.next(7, 1, start, start, None), Retry::At(Timestamp::from_secs(101)));
@@ -130,6 +132,13 @@ impl BackoffConfig {
         self
     }
 
+    /// Sets the longest `Retry-After` that is followed.
+    #[must_use]
+    pub const fn retry_after_max(mut self, retry_after_max: Span) -> Self {
+        self.retry_after_max = retry_after_max;
+        self
+    }
+
     /// Sets what the jitter is drawn from.
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
@@ -145,8 +154,9 @@ impl Default for BackoffConfig {
             factor_ppm: 2 * ONE_PPM,
             max: Span::from_secs(60),
             retries: 3,
-            jitter_ppm: 0,
+            jitter_ppm: 100_000,
             total: None,
+            retry_after_max: Span::from_secs(900),
             seed: 0,
         }
     }
@@ -188,7 +198,7 @@ impl Backoff {
 
     /// The wait after the `attempt`-th failure (from 1; 0 counts as 1) of the thing called `key`.
     ///
-    /// `retry_after` is a floor, also above `max`: a backend that says when is not asked sooner. Powers of the factor are
+    /// `retry_after`, at most [`BackoffConfig::retry_after_max`], is a floor, also above `max`: a backend that says when is not asked sooner. Powers of the factor are
     /// exact as long as their odd part fits into 64 bits (always for powers of two, 40 steps for 1.5), then within
     /// 2⁻³⁰; the wait is rounded to the nearest nanosecond.
     ///
@@ -199,7 +209,7 @@ impl Backoff {
         let wait = self.wait(attempt);
         let chance = jitter(self.config.seed, key, attempt);
         let jittered = Span::from_nanos(wait.as_nanos() - self.share(wait, chance));
-        match retry_after {
+        match retry_after.map(|floor| floor.min(self.config.retry_after_max)) {
             // All who heard the same instant must not come back at the same instant: the chance goes on top.
             Some(floor) if floor > jittered => floor.saturating_add(Span::from_nanos(self.share(floor, chance))),
             _ => jittered,
@@ -330,9 +340,27 @@ mod tests {
         Backoff::new(config).unwrap()
     }
 
+    /// The schedule without chance and without a longest `Retry-After`.
+    fn exact() -> BackoffConfig {
+        BackoffConfig::default().jitter_ppm(0).retry_after_max(Span::MAX)
+    }
+
+    #[test]
+    fn a_hundred_equal_jobs_do_not_come_back_at_once_and_nobody_waits_for_a_day() {
+        let backoff = Backoff::new(BackoffConfig::default()).unwrap();
+        let waits: std::collections::BTreeSet<_> = (0..100).map(|key| backoff.delay(key, 1, None)).collect();
+        assert!(waits.len() > 95, "{} different waits", waits.len());
+        let (first, last) = (*waits.first().unwrap(), *waits.last().unwrap());
+        assert!(first >= Span::from_millis(900) && last <= Span::from_secs(1), "{first} to {last}");
+        assert!(last.as_nanos() - first.as_nanos() > 80_000_000, "{first} to {last}");
+        let longest = Span::from_secs(900);
+        let asked = backoff.delay(1, 1, Some(Span::from_secs(86_400)));
+        assert!(asked >= longest && asked <= Span::from_secs(990), "{asked}");
+    }
+
     #[test]
     fn the_default_waits_one_two_and_four_seconds_and_then_gives_up() {
-        let backoff = backoff(BackoffConfig::default());
+        let backoff = backoff(exact());
         let start = Timestamp::from_secs(50);
         for (attempt, secs) in [(0, 1), (1, 1), (2, 2), (3, 4)] {
             assert_eq!(backoff.next(1, attempt, start, start, None), Retry::At(Timestamp::from_secs(50 + secs)));
@@ -347,7 +375,7 @@ mod tests {
 
     #[test]
     fn no_retries_means_that_the_first_failure_is_the_last() {
-        let backoff = backoff(BackoffConfig::default().retries(0));
+        let backoff = backoff(exact().retries(0));
         for attempt in [0, 1] {
             let next = backoff.next(1, attempt, Timestamp::EPOCH, Timestamp::EPOCH, None);
             assert_eq!(next, Retry::GiveUp(GiveUpReason::Exhausted));
@@ -356,7 +384,7 @@ mod tests {
 
     #[test]
     fn retry_after_is_a_floor_even_beyond_the_cap() {
-        let backoff = backoff(BackoffConfig::default());
+        let backoff = backoff(exact());
         assert_eq!(backoff.delay(1, 1, Some(Span::from_secs(120))), Span::from_secs(120));
         assert_eq!(backoff.delay(1, 3, Some(Span::from_secs(3))), Span::from_secs(4));
         assert_eq!(backoff.delay(1, 3, Some(Span::MAX)), Span::MAX);
@@ -364,7 +392,7 @@ mod tests {
 
     #[test]
     fn an_attempt_may_begin_at_the_end_of_the_total_time_and_not_a_nanosecond_later() {
-        let backoff = backoff(BackoffConfig::default().total(Some(Span::from_secs(10))));
+        let backoff = backoff(exact().total(Some(Span::from_secs(10))));
         let first = Timestamp::from_secs(100);
         let last = Timestamp::from_secs(108);
         let late = last + Span::from_nanos(1);
@@ -372,20 +400,20 @@ mod tests {
         assert_eq!(backoff.next(1, 2, first, late, None), Retry::GiveUp(GiveUpReason::OutOfTime));
         assert_eq!(backoff.next(1, 4, first, late, None), Retry::GiveUp(GiveUpReason::Exhausted));
         // Without a budget only the end of time is an end.
-        let backoff = Backoff::new(BackoffConfig::default()).unwrap();
+        let backoff = Backoff::new(exact()).unwrap();
         assert_eq!(backoff.next(1, 1, first, Timestamp::MAX, None), Retry::GiveUp(GiveUpReason::OutOfTime));
     }
 
     #[test]
     fn the_jitter_of_a_seed_is_what_it_always_was() {
-        let backoff = backoff(BackoffConfig::default().jitter_ppm(1_000_000).seed(1));
+        let backoff = backoff(exact().jitter_ppm(1_000_000).seed(1));
         let waits: std::vec::Vec<u64> = (1..=3).map(|attempt| backoff.delay(42, attempt, None).as_nanos()).collect();
         assert_eq!(waits, WAITS_OF_SEED_1_KEY_42);
     }
 
     #[test]
     fn jitter_is_spread_evenly_and_each_word_of_the_key_matters() {
-        let backoff = backoff(BackoffConfig::default().jitter_ppm(1_000_000));
+        let backoff = backoff(exact().jitter_ppm(1_000_000));
         let mut tenths = [0_u32; 10];
         for key in 0..10_000_u128 {
             for key in [key, key << 64] {

@@ -54,7 +54,17 @@ impl FailureClass {
         matches!(self, Self::Lost)
     }
 
-    /// Whether a breaker should hear of it. Our own refusals and statuses below 500 say nothing about a backend's health.
+    /// Whether it shows that the backend works: it understood a request and refused it. The statuses 400 to 499 do, without
+    /// 408, 409, 425 and 429, which say that it is too slow or too busy.
+    pub const fn is_sign_of_life(self) -> bool {
+        match self {
+            Self::Http(status) => matches!(status, 400..=499) && !matches!(status, 408 | 409 | 425 | 429),
+            _ => false,
+        }
+    }
+
+    /// Whether a breaker should hear of it as a failure. Our own refusals and statuses below 500 do not count against a
+    /// backend.
     pub const fn counts_against_backend(self) -> bool {
         match self {
             Self::Timeout | Self::Connection | Self::Network | Self::Backend | Self::Lost => true,
@@ -77,6 +87,8 @@ mod tests {
             assert_eq!(class.is_retriable(told), [429, 500, 502, 503, 504].contains(&status), "{status}");
             assert_eq!(class.counts_against_backend(), status >= 500, "{status}");
             assert!(!class.is_requeued(), "{status}");
+            let alive = (400..500).contains(&status) && ![408, 409, 425, 429].contains(&status);
+            assert_eq!(class.is_sign_of_life(), alive, "{status}");
         }
         for status in [0, 99, 600, u16::MAX] {
             assert!(!FailureClass::Http(status).is_retriable(told), "{status}");

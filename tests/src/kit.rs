@@ -3,8 +3,8 @@
 #![expect(clippy::expect_used, clippy::panic, reason = "what a test expects and does not get ends the test")]
 
 use libgateway::{
-    Advance, AfterFailure, Backend, BackendKind, Dispatch, Failure, FailureClass, Gateway, GatewayConfig, JobId,
-    JobState, JobView, Lease, Output, Route, Settled, Settlement, Span, Submit, Timestamp, Usage,
+    Advance, AfterFailure, Backend, BackendKind, BackoffConfig, Dispatch, Failure, FailureClass, Gateway,
+    GatewayConfig, JobId, JobState, JobView, Lease, Output, Route, Settled, Settlement, Span, Submit, Timestamp, Usage,
 };
 
 /// When every rig begins.
@@ -86,7 +86,11 @@ impl Rig {
     ///
     /// # Panics
     /// If the configuration cannot be.
-    pub fn new(config: GatewayConfig) -> Self {
+    pub fn new(mut config: GatewayConfig) -> Self {
+        // Waits are exact unless a test asks for chance.
+        if config.backoff.jitter_ppm == BackoffConfig::default().jitter_ppm {
+            config.backoff.jitter_ppm = 0;
+        }
         let gateway = Gateway::new(config, START).expect("a configuration of a test");
         Self { gateway, now: START, checked: true }
     }

@@ -352,8 +352,6 @@ impl gateway_config {
     /// Each pointer is NULL or points to what its field says.
     pub(crate) unsafe fn read(&self) -> Result<GatewayConfig, Failure> {
         let max = u64::from(u16::MAX);
-        let losses = u16::try_from(self.losses_max);
-        let losses = losses.map_err(|_| Failure::range("losses_max", u64::from(self.losses_max), 0, max))?;
         let payer = |value, field| choice(value, &[Payer::Customer, Payer::House], field);
         let billing = BillingPolicy::default()
             .failed(payer(self.billing_failed, "billing_failed")?)
@@ -378,7 +376,7 @@ impl gateway_config {
             .lease_for(Span::from_nanos(self.lease_for))
             .timeouts(timeouts(self.timeout_queue, self.timeout_start, self.timeout_run, self.timeout_total))
             .backoff(backoff)
-            .losses_max(losses)
+            .losses_max(self.losses_max)
             .breaker(breaker)
             .billing(billing)
             .jobs_max(self.jobs_max)

@@ -72,7 +72,7 @@ impl PyGateway {
         lease_for: Seconds,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
         backoff: Option<&Bound<'_, PyBackoff>>,
-        losses_max: u16,
+        losses_max: u32,
         breaker: Option<&Bound<'_, PyBreakerConfig>>,
         billing: Option<&Bound<'_, PyBillingPolicy>>,
         jobs_max: u32,

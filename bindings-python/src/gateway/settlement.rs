@@ -165,13 +165,13 @@ impl PySettlement {
 
     /// Attempts that failed.
     #[getter]
-    fn attempts(&self) -> u16 {
+    fn attempts(&self) -> u32 {
         self.0.attempts
     }
 
     /// Returns to the queue that were not the job's fault.
     #[getter]
-    fn requeues(&self) -> u16 {
+    fn requeues(&self) -> u32 {
         self.0.requeues
     }
 

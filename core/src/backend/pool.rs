@@ -9,7 +9,7 @@
     reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
 )]
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -38,6 +38,8 @@ pub(crate) struct BackendPool {
     /// Number of the next lease; never used twice.
     pub(crate) next_lease: u64,
     pub(crate) next_order: u32,
+    /// Backends by order of declaration.
+    orders: BTreeMap<u32, u32>,
     /// Backends that were removed while they held leases; gone as soon as they hold none.
     leaving: u32,
     /// Groups with a free backend.
@@ -134,6 +136,8 @@ pub(crate) enum Verdict {
     Failure,
     /// Nothing was heard any more: a failure, counted on its own.
     Lost,
+    /// It did not deliver, and shows that it works: its breaker hears of a success.
+    Alive,
     /// Says nothing of the backend.
     Neutral,
 }
@@ -172,6 +176,7 @@ impl BackendPool {
             breaker: breaker.probe_timeout(None),
             next_lease: 1,
             next_order: 0,
+            orders: BTreeMap::new(),
             leaving: 0,
             free_groups: 0,
             lease_for_min: lease_for,
@@ -250,11 +255,9 @@ impl BackendPool {
     /// Backends in order of declaration, those that leave included.
     ///
     /// # Complexity
-    /// O(n log n): for views and snapshots.
+    /// O(n): for views and snapshots.
     pub(crate) fn in_order(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.entries.iter().map(|(id, ..)| id).collect();
-        ids.sort_unstable_by_key(|id| self.entries[*id].order);
-        ids
+        self.orders.values().copied().collect()
     }
 
     /// Adds a backend, or changes one; its leases, breaker and warmth stay. Returns its number, and whether groups came,
@@ -310,6 +313,7 @@ impl BackendPool {
                     device: None,
                 };
                 let id = self.entries.insert(&name, entry)?;
+                self.orders.insert(order, id);
                 self.join_group(id, group);
                 id
             }
@@ -339,6 +343,7 @@ impl BackendPool {
         let name = spec.name.clone();
         let entry = Entry { spec, order, group, member: 0, draining, leaving, hot, listed: None, device: None };
         let id = self.entries.insert(&name, entry).ok()?;
+        self.orders.insert(order, id);
         self.leaving += u32::from(leaving);
         self.join_group(id, group);
         self.count_slots(group);
@@ -370,6 +375,7 @@ impl BackendPool {
         let mut changed = false;
         for id in &gone {
             changed |= self.leave_group(*id);
+            self.orders.remove(&self.entries[*id].order);
             self.entries.remove(*id);
             self.leaving -= 1;
         }
@@ -430,6 +436,32 @@ impl BackendPool {
         let entry = self.entries.get(id)?;
         let warm = affinity != 0 && entry.hot.warm.contains(&affinity);
         entry.listed.map(|load| Grant { backend: id, load, warm })
+    }
+
+    /// The best free backend of some groups for an affinity key, none of those that were declared as `avoided` if any other is
+    /// free.
+    ///
+    /// # Complexity
+    /// O(log n) for each avoided one.
+    pub(crate) fn best_but(&mut self, groups: &[u32], affinity: u64, avoided: &[u32]) -> Option<Grant> {
+        let best = |pool: &Self| groups.iter().filter_map(|group| pool.best(*group, affinity)).reduce(Grant::better);
+        let first = best(self);
+        let mut hidden = Vec::new();
+        let mut found = first;
+        while let Some(grant) = found.filter(|grant| avoided.contains(&self.entries[grant.backend].order)) {
+            hidden.push((grant.backend, self.entries[grant.backend].listed));
+            self.list(grant.backend, None);
+            found = best(self);
+        }
+        for (backend, listed) in hidden {
+            self.list(backend, listed);
+        }
+        found.or(first)
+    }
+
+    /// Names of backends by their order of declaration, as far as they are known.
+    pub(crate) fn named(&self, orders: &[u32]) -> Vec<&Arc<str>> {
+        orders.iter().filter_map(|order| self.orders.get(order)).map(|id| self.entries.name(*id)).collect()
     }
 
     /// Leases a slot of a backend that [`BackendPool::best`] or [`BackendPool::only`] named.
@@ -546,6 +578,7 @@ impl BackendPool {
                 hot.lost += 1;
                 hot.breaker.handle_failure(lease.permit, now)
             }
+            Verdict::Alive => hot.breaker.handle_success(lease.permit, now),
             Verdict::Neutral => hot.breaker.handle_cancelled(lease.permit, now),
         };
         self.refresh(lease.backend, now);

@@ -43,8 +43,8 @@ pub struct GatewayConfig {
     pub timeouts: Timeouts,
     /// When and how often failed attempts are tried again.
     pub backoff: BackoffConfig,
-    /// How often a job may lose its worker before it is in error.
-    pub losses_max: u16,
+    /// How often a job may lose its worker before it is in error. At most 1 000 000.
+    pub losses_max: u32,
     /// Breaker of each backend. Its `probe_timeout` is not used: a probe is a lease and ends as one.
     pub breaker: CircuitBreakerConfig,
     /// Who pays for what.
@@ -209,7 +209,7 @@ impl GatewayConfig {
         /// Sets [`GatewayConfig::backoff`].
         backoff: BackoffConfig,
         /// Sets [`GatewayConfig::losses_max`].
-        losses_max: u16,
+        losses_max: u32,
         /// Sets [`GatewayConfig::breaker`].
         breaker: CircuitBreakerConfig,
         /// Sets [`GatewayConfig::billing`].
@@ -258,6 +258,9 @@ impl GatewayConfig {
         check_range("lease_for", self.lease_for.as_nanos(), 1, u64::MAX)?;
         check_timeouts(&self.timeouts)?;
         Backoff::new(self.backoff)?;
+        // Counters of attempts cannot run out.
+        check_range("retries", u64::from(self.backoff.retries), 0, TRIES_MAX)?;
+        check_range("losses_max", u64::from(self.losses_max), 0, TRIES_MAX)?;
         CircuitBreaker::new(self.breaker, Timestamp::EPOCH)?;
         check_range("tolerance_ppm", u64::from(self.billing.tolerance_ppm), 0, 1_000_000_000)?;
         some("jobs_max", self.jobs_max)?;
@@ -322,6 +325,8 @@ impl BillingPolicy {
         slack: Span,
     }
 }
+
+const TRIES_MAX: u64 = 1_000_000;
 
 pub(crate) fn check_timeouts(timeouts: &Timeouts) -> Result<(), InputError> {
     let clocks = [

@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::event::EventKind;
-use super::route::Route;
+use super::route::{Route, RouteTable};
 use super::state::State;
 use crate::backend::Grant;
 use crate::error::FleetError;
@@ -155,7 +155,7 @@ impl State {
 
     /// Tries the first ready job of a route. Whatever comes of it, that job is no longer the first ready one, or there
     /// was no backend for it.
-    fn dispatch_from(&mut self, route: u32, choose: impl FnOnce(&Self, u32) -> Option<Grant>) -> Option<Lease> {
+    fn dispatch_from(&mut self, route: u32, choose: impl FnOnce(&mut Self, u32) -> Option<Grant>) -> Option<Lease> {
         let (_, slot) = self.places.first(route)?;
         match self.blocked(slot) {
             None => {}
@@ -194,20 +194,25 @@ impl State {
     }
 
     /// The best backend for the first job of a route, whoever else may wait for it.
-    fn choose(&self, route: u32, slot: u32) -> Option<Grant> {
-        self.best_of(self.table.routes[route].groups(), slot)
+    fn choose(&mut self, route: u32, slot: u32) -> Option<Grant> {
+        self.best_of(route, slot, |_, _| true)
     }
 
     /// The best backend for the first job of a route among those whose turn it is to serve that route. Taking any other
     /// would let a crowd that several backends serve have the only one that somebody before it can use.
-    fn choose_in_turn(&self, route: u32, slot: u32) -> Option<Grant> {
-        let groups = self.table.routes[route].groups();
-        self.best_of(groups.filter(|group| self.table.next_of(*group) == Some(route)), slot)
+    fn choose_in_turn(&mut self, route: u32, slot: u32) -> Option<Grant> {
+        self.best_of(route, slot, |table, group| table.next_of(group) == Some(route))
     }
 
-    fn best_of(&self, groups: impl Iterator<Item = u32>, slot: u32) -> Option<Grant> {
-        let affinity = self.jobs[slot].affinity;
-        groups.filter_map(|group| self.pool.best(group, affinity)).reduce(Grant::better)
+    /// The best backend for a job, of the groups that may serve it; one that failed it only where there is no other.
+    fn best_of(&mut self, route: u32, slot: u32, may: impl Fn(&RouteTable, u32) -> bool) -> Option<Grant> {
+        let Self { jobs, pool, table, .. } = self;
+        let job = &jobs[slot];
+        let groups = table.routes[route].groups().filter(|group| may(table, *group));
+        match job.extra.as_ref().map(|extra| &extra.failed_on).filter(|failed_on| !failed_on.is_empty()) {
+            None => groups.filter_map(|group| pool.best(group, job.affinity)).reduce(Grant::better),
+            Some(failed_on) => pool.best_but(&groups.collect::<Vec<u32>>(), job.affinity, failed_on),
+        }
     }
 
     /// Makes a queued job run under a lease that was just granted.
@@ -256,7 +261,7 @@ impl State {
             route: self.table.routes.name(job.route).clone(),
             task: job.task,
             payload: job.payload(),
-            attempt: u32::from(job.hot.attempts) + u32::from(job.hot.requeues) + 1,
+            attempt: job.hot.attempts + job.hot.requeues + 1,
             deadline,
             warm,
             probe,

@@ -20,7 +20,7 @@ use crate::billing::{Money, Usage};
 use crate::error::{InputError, LeaseError};
 use crate::failure::FailureClass;
 use crate::id::{JobId, LeaseId};
-use crate::job::{Hold, JobEvent, JobFailure, JobState, NO_LEASE, Outcome, Output};
+use crate::job::{FAILED_MAX, Hold, JobEvent, JobFailure, JobState, NO_LEASE, Outcome, Output};
 use crate::time::{GpuNanos, Span, Timestamp};
 
 /// How an attempt failed, as the host saw it.
@@ -109,9 +109,6 @@ impl State {
 
     pub(crate) fn complete(&mut self, id: LeaseId, output: Output, usage: &Usage<'_>) -> Result<Settled, LeaseError> {
         let (slot, lease) = self.live_lease(id)?;
-        if output.is_empty() {
-            return Err(InputError::Empty { field: "output" }.into());
-        }
         self.check_len("output", output.len())?;
         self.check_usage(&lease, usage)?;
         let job = &self.jobs[slot];
@@ -140,26 +137,36 @@ impl State {
         let (slot, lease) = self.live_lease(id)?;
         self.check_len("message", failure.message.len())?;
         self.check_usage(&lease, usage)?;
+        if failure.class.is_requeued() {
+            return Ok(self.lose_attempt(slot, usage));
+        }
         Ok(self.fail_attempt(slot, failure, usage))
     }
 
     /// Ends an attempt that failed: the job is tried again or is in error.
     pub(crate) fn fail_attempt(&mut self, slot: u32, failure: Failure, usage: &Usage<'_>) -> AfterFailure {
         let Failure { class, message, retry_after, retriable } = failure;
-        let verdict = if class.counts_against_backend() { Verdict::Failure } else { Verdict::Neutral };
+        let verdict = match class {
+            class if class.counts_against_backend() => Verdict::Failure,
+            class if class.is_sign_of_life() => Verdict::Alive,
+            _ => Verdict::Neutral,
+        };
+        let backend = self.backend_of(slot);
         let payer = self.payer_of_failure(false);
         let spent = self.end_attempt(slot, verdict, usage, payer).unwrap_or_else(Spent::nothing);
         let retriable = retriable.unwrap_or_else(|| class.is_retriable(retry_after));
         let job = &self.jobs[slot];
-        let attempts = job.hot.attempts.saturating_add(1);
+        let attempts = job.hot.attempts + 1;
+        let first = job.extra.as_ref().and_then(|extra| extra.first_started).unwrap_or(job.hot.started);
         let failure = JobFailure { class, message: message.into_boxed_str(), retriable };
-        let next = self.backoff.next(job.id.as_u128(), u32::from(attempts), job.created, self.now, retry_after);
+        let next = self.backoff.next(job.id.as_u128(), attempts, first, self.now, retry_after);
         let mut hot = job.hot;
         hot.attempts = attempts;
         self.set_hot(slot, hot);
         match next {
             Retry::At(at) if retriable => {
                 self.keep_spent(slot, &spent, Some(failure));
+                self.remember_failure(slot, backend, first);
                 self.scalars.counters.retries += 1;
                 self.return_to_queue(slot, at);
                 self.emit(EventKind::Retried(self.jobs[slot].id));
@@ -173,19 +180,42 @@ impl State {
     }
 
     /// Ends a lease of which nothing was heard any more.
-    pub(crate) fn lose_attempt(&mut self, slot: u32) {
+    pub(crate) fn lose_attempt(&mut self, slot: u32, usage: &Usage<'_>) -> AfterFailure {
         let payer = self.payer_of_failure(true);
-        let spent = self.end_attempt(slot, Verdict::Lost, &Usage::unmeasured(), payer).unwrap_or_else(Spent::nothing);
+        let backend = self.backend_of(slot);
+        let first = self.jobs[slot].extra.as_ref().and_then(|extra| extra.first_started);
+        let first = first.unwrap_or(self.jobs[slot].hot.started);
+        let spent = self.end_attempt(slot, Verdict::Lost, usage, payer).unwrap_or_else(Spent::nothing);
         self.scalars.counters.lost += 1;
-        let losses = self.jobs[slot].extra.as_ref().map_or(0, |extra| extra.losses).saturating_add(1);
+        let losses = self.jobs[slot].extra.as_ref().map_or(0, |extra| extra.losses) + 1;
         if losses > self.config.losses_max {
             let message = Box::from("the workers it was given to vanished");
             let failure = JobFailure { class: FailureClass::Lost, message, retriable: true };
-            return self.finish(slot, Outcome::Error(failure), spent);
+            self.finish(slot, Outcome::Error(failure), spent);
+            return AfterFailure::Error;
         }
         self.keep_spent(slot, &spent, None);
+        self.remember_failure(slot, backend, first);
         self.edit_extra(slot, |extra| extra.losses = losses);
         self.requeue(slot);
+        AfterFailure::Retry { at: self.now }
+    }
+
+    /// The backend that a job runs on, by its order of declaration.
+    fn backend_of(&self, slot: u32) -> Option<u32> {
+        let lease = self.pool.lease_record(self.jobs[slot].hot.lease)?;
+        Some(self.pool.entry(lease.backend).order)
+    }
+
+    /// Remembers which backend failed a job, and when its first attempt began.
+    fn remember_failure(&mut self, slot: u32, backend: Option<u32>, first: Timestamp) {
+        self.edit_extra(slot, |extra| {
+            extra.first_started = Some(first);
+            extra.failed_on.retain(|own| Some(*own) != backend);
+            extra.failed_on.extend(backend);
+            let surplus = extra.failed_on.len().saturating_sub(FAILED_MAX);
+            extra.failed_on.drain(..surplus);
+        });
     }
 
     /// Gives a lease back unused.
@@ -281,7 +311,7 @@ impl State {
     /// Returns a job to its old place at once, through no fault of its own.
     fn requeue(&mut self, slot: u32) {
         let mut hot = self.jobs[slot].hot;
-        hot.requeues = hot.requeues.saturating_add(1);
+        hot.requeues += 1;
         self.set_hot(slot, hot);
         self.scalars.counters.requeues += 1;
         self.return_to_queue(slot, self.now);

@@ -170,7 +170,9 @@ impl State {
     /// O(log n) for each class of routes its parked jobs wait on.
     fn look_at(&mut self, customer: u32) {
         let mut from = (customer, 0, 0, 0);
-        while let Some((.., class, _, slot)) = self.parked.jobs.range(from..).next().copied().filter(|next| next.0 == customer) {
+        while let Some((.., class, _, slot)) =
+            self.parked.jobs.range(from..).next().copied().filter(|next| next.0 == customer)
+        {
             self.unhold(slot);
             self.set_ready(slot, true);
             from = (customer, class + 1, 0, 0);

@@ -220,6 +220,8 @@ impl Builder {
                 billable: extra.billable,
                 losses: extra.losses,
                 failure: extra.failure,
+                first_started: extra.first_started,
+                failed_on: extra.failed_on,
             })
         });
         Ok(Job {

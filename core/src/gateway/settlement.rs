@@ -64,9 +64,9 @@ pub struct Settlement {
     /// When it ended.
     pub finished: Timestamp,
     /// Attempts that failed.
-    pub attempts: u16,
+    pub attempts: u32,
     /// Returns to the queue that were not the job's fault.
-    pub requeues: u16,
+    pub requeues: u32,
 }
 
 /// What one device worked.
@@ -88,8 +88,8 @@ pub(crate) struct SettlementRecord {
     pub(crate) task: Task,
     pub(crate) state: JobState,
     pub(crate) measured: bool,
-    pub(crate) attempts: u16,
-    pub(crate) requeues: u16,
+    pub(crate) attempts: u32,
+    pub(crate) requeues: u32,
     pub(crate) price_version: u32,
     pub(crate) price: Price,
     pub(crate) usage: GpuNanos,

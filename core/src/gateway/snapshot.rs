@@ -235,8 +235,8 @@ pub(crate) struct JobBody {
     pub(crate) since: Timestamp,
     pub(crate) version: u32,
     pub(crate) progress_ppm: u32,
-    pub(crate) attempts: u16,
-    pub(crate) requeues: u16,
+    pub(crate) attempts: u32,
+    pub(crate) requeues: u32,
     pub(crate) state: JobState,
     pub(crate) priority: Priority,
     pub(crate) hold: Hold,
@@ -254,8 +254,10 @@ pub(crate) struct ExtraBody {
     pub(crate) not_before: Timestamp,
     pub(crate) absorbed: u64,
     pub(crate) billable: u64,
-    pub(crate) losses: u16,
+    pub(crate) losses: u32,
     pub(crate) failure: Option<JobFailure>,
+    pub(crate) first_started: Option<Timestamp>,
+    pub(crate) failed_on: Vec<u32>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -282,8 +284,8 @@ pub(crate) struct SettlementBody {
     pub(crate) task: Task,
     pub(crate) state: JobState,
     pub(crate) measured: bool,
-    pub(crate) attempts: u16,
-    pub(crate) requeues: u16,
+    pub(crate) attempts: u32,
+    pub(crate) requeues: u32,
     pub(crate) price_version: u32,
     pub(crate) price: Price,
     pub(crate) usage: GpuNanos,
@@ -457,6 +459,8 @@ impl State {
                 billable: extra.billable,
                 losses: extra.losses,
                 failure: extra.failure.clone(),
+                first_started: extra.first_started,
+                failed_on: extra.failed_on.clone(),
             }),
             outcome: job.outcome().cloned(),
         }

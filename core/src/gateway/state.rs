@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{CustomerPolicy, GatewayConfig};
 use super::event::{EventKind, EventLog};
+use super::parked::Parked;
 use super::route::{RouteRecord, RouteTable};
 use super::settlement::SettlementRecord;
 use super::undo::Undo;
@@ -25,7 +26,6 @@ use crate::billing::{Outbox, PriceBook};
 use crate::id::JobId;
 use crate::job::{Content, Deadlines, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
 use crate::limiter::{RateLimit, TokenBucket};
-use super::parked::Parked;
 use crate::queue::{Entrant, Key, Places};
 use crate::registry::Registry;
 use crate::time::{Clock, Timestamp};
@@ -251,7 +251,10 @@ impl State {
     pub(crate) fn expected(&self, slot: u32) -> u64 {
         let job = &self.jobs[slot];
         let service = self.table.routes[job.route].service;
-        [job.estimate, service.as_nanos()].into_iter().find(|nanos| *nanos > 0).unwrap_or(self.config.estimate.as_nanos())
+        [job.estimate, service.as_nanos()]
+            .into_iter()
+            .find(|nanos| *nanos > 0)
+            .unwrap_or(self.config.estimate.as_nanos())
     }
 
     /// Takes a job out of the queue that does not run.
@@ -444,7 +447,7 @@ impl State {
     /// When a waiting job is lifted a lane.
     pub(crate) fn ages_at(&self, job: &Job) -> Timestamp {
         let Some(span) = self.config.age_after else { return Timestamp::MAX };
-        if job.hot.state != JobState::Queued || job.lane() == 0 {
+        if job.hot.state != JobState::Queued || job.lane() == 0 || job.hot.hold == Hold::Backoff {
             return Timestamp::MAX;
         }
         let climbed = job.hot.priority.lane().saturating_sub(job.lane());

@@ -199,6 +199,8 @@ impl State {
             JobState::Queued if job.hot.hold == Hold::Backoff && not_before(job) <= now => {
                 let mut hot = job.hot;
                 hot.hold = Hold::None;
+                // It waits for a backend from now on.
+                hot.since = self.now;
                 self.set_hot(slot, hot);
                 self.set_ready(slot, true);
                 self.rearm_job(slot);
@@ -213,7 +215,7 @@ impl State {
             JobState::Running => {
                 let lease = self.pool.lease_record(job.hot.lease);
                 if lease.is_some_and(|lease| lease.deadline <= now) {
-                    self.lose_attempt(slot);
+                    self.lose_attempt(slot, &Usage::unmeasured());
                 } else {
                     self.rearm_job(slot);
                 }

@@ -49,13 +49,15 @@ pub struct JobView {
     /// How far it is, in parts per million.
     pub progress_ppm: u32,
     /// Attempts that failed.
-    pub attempts: u16,
+    pub attempts: u32,
     /// Returns to the queue that were not its fault.
-    pub requeues: u16,
+    pub requeues: u32,
     /// The live lease.
     pub lease: Option<LeaseId>,
     /// The backend it runs on.
     pub backend: Option<String>,
+    /// Backends that failed it, the latest last: another one is preferred. At most 8, without those that left.
+    pub failed_on: Vec<String>,
     /// The latest attempt that failed.
     pub failure: Option<JobFailure>,
     /// How it ended.
@@ -292,6 +294,9 @@ impl State {
             requeues: job.hot.requeues,
             lease: lease.map(|lease| lease.id),
             backend: lease.map(|lease| String::from(&**self.pool.name(lease.backend))),
+            failed_on: job.extra.as_ref().map_or(Vec::new(), |extra| {
+                self.pool.named(&extra.failed_on).into_iter().map(|name| String::from(&**name)).collect()
+            }),
             failure: match job.outcome() {
                 Some(Outcome::Error(failure)) => Some(failure.clone()),
                 _ => job.extra.as_ref().and_then(|extra| extra.failure.clone()),

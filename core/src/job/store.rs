@@ -289,9 +289,9 @@ impl JobStore {
         hot.progress_ppm = 0;
         hot.attempts = hot.attempts.saturating_add(1);
         // The attempt stands where a gateway keeps its lease.
-        hot.lease = u32::from(hot.attempts);
+        hot.lease = hot.attempts;
         self.set(slot, hot);
-        Ok(u32::from(hot.attempts))
+        Ok(hot.attempts)
     }
 
     /// Takes an attempt's result.
@@ -387,7 +387,7 @@ impl JobStore {
             started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX),
             finished: job.finished(),
             progress_ppm: job.hot.progress_ppm,
-            attempt: u32::from(job.hot.attempts),
+            attempt: job.hot.attempts,
             outcome: job.outcome().cloned(),
             version: job.hot.version,
         })
@@ -465,7 +465,7 @@ impl JobStore {
     /// As [`JobStore::step`], for the attempt that runs now and no other.
     fn attempt(&self, id: JobId, attempt: u32, event: JobEvent) -> Result<(u32, JobHot), JobError> {
         let (slot, hot) = self.step(id, event)?;
-        let present = u32::from(hot.attempts);
+        let present = hot.attempts;
         if attempt != present {
             return Err(JobError::StaleAttempt { job: id, attempt, present });
         }

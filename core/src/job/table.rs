@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
 use hashbrown::HashTable;
@@ -60,9 +61,9 @@ pub(crate) struct JobHot {
     pub(crate) version: u32,
     pub(crate) progress_ppm: u32,
     /// Failures of the job itself.
-    pub(crate) attempts: u16,
+    pub(crate) attempts: u32,
     /// Returns to the queue that were not the job's fault.
-    pub(crate) requeues: u16,
+    pub(crate) requeues: u32,
     pub(crate) state: JobState,
     pub(crate) priority: Priority,
     /// Why it is not ready to be served although it is queued.
@@ -96,8 +97,12 @@ pub(crate) struct Extra {
     /// GPU time of attempts before the last that the customer does pay for.
     pub(crate) billable: u64,
     /// Leases of which nothing was heard any more.
-    pub(crate) losses: u16,
+    pub(crate) losses: u32,
     pub(crate) failure: Option<JobFailure>,
+    /// Start of the first attempt, once one has failed.
+    pub(crate) first_started: Option<Timestamp>,
+    /// Backends that failed it, by their order of declaration, the latest last; at most [`FAILED_MAX`].
+    pub(crate) failed_on: Vec<u32>,
 }
 
 /// A customer's promise that equal keys are the same job.
@@ -408,7 +413,8 @@ impl JobTable {
         let queued = job.hot.state == JobState::Queued;
         let running = job.hot.state == JobState::Running;
         Deadlines {
-            queue: after(job.hot.since, queue.filter(|_| queued)),
+            // The clock stands still until the instant before which the job may not run.
+            queue: after(job.hot.since, queue.filter(|_| queued && job.hot.hold != Hold::Backoff)),
             start: after(job.created, start.filter(|_| queued && job.hot.started == Timestamp::MAX)),
             run: after(job.hot.since, run.filter(|_| running)),
             total: after(job.created, total.filter(|_| queued || running)),
@@ -454,6 +460,9 @@ fn hash_key(hasher: &KeyHasher, job: &Job) -> Option<u64> {
 
 /// Numbers from here on are those of ended jobs.
 const ENDED: u32 = 1 << 31;
+
+/// So many backends that failed a job are remembered.
+pub(crate) const FAILED_MAX: usize = 8;
 
 /// A job that does not run.
 pub(crate) const NO_LEASE: u32 = u32::MAX;

@@ -291,8 +291,17 @@ impl Accounts {
     }
 
     /// Puts an account back as a snapshot tells it, before its items come. `None` if it cannot be.
-    pub(super) fn restore(&mut self, customer: u32, pool: u32, lane: u8, given: u128, rest: u64, typical: u64) -> Option<()> {
-        if given > self.lane(pool, lane).high || rest > u64::from(u32::MAX) || self.find(customer, pool, lane).is_some() {
+    pub(super) fn restore(
+        &mut self,
+        customer: u32,
+        pool: u32,
+        lane: u8,
+        given: u128,
+        rest: u64,
+        typical: u64,
+    ) -> Option<()> {
+        if given > self.lane(pool, lane).high || rest > u64::from(u32::MAX) || self.find(customer, pool, lane).is_some()
+        {
             return None;
         }
         let id = self.open(customer, pool, lane);
@@ -387,7 +396,10 @@ impl Accounts {
             let (places, ready) = items.get(&(id as u32)).copied().unwrap_or_default();
             assert_eq!((account.places, account.ready), (places, ready), "items that wait, and that may be served");
             assert!(account.running > 0 || account.begun == 0, "nothing runs and is expected");
-            assert!(account.given <= self.lane(account.pool(), account.lane()).high, "nobody was given more than the most");
+            assert!(
+                account.given <= self.lane(account.pool(), account.lane()).high,
+                "nobody was given more than the most"
+            );
         }
         for (pool, lanes) in self.lanes.iter().enumerate() {
             for (number, lane) in lanes.iter().enumerate() {

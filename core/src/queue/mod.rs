@@ -5,8 +5,8 @@ mod fair;
 mod places;
 mod rank;
 
-pub use fair::{FairQueue, FairQueueConfig, Ticket};
 pub(crate) use accounts::Precision;
+pub use fair::{FairQueue, FairQueueConfig, Ticket};
 pub(crate) use places::{Entrant, LANES, Places, SEQUENCE_MAX, TAG_MAX};
 pub use places::{Key, Ordering};
 pub use rank::{RankIter, RankTree, TreeId};

@@ -61,8 +61,8 @@ pub(crate) struct Bill {
     pub(crate) created: u64,
     pub(crate) started: Option<u64>,
     pub(crate) finished: u64,
-    pub(crate) attempts: u16,
-    pub(crate) requeues: u16,
+    pub(crate) attempts: u32,
+    pub(crate) requeues: u32,
 }
 
 /// The gateway's reply in the model's words.

@@ -47,9 +47,6 @@ impl Model {
             Ok(job) => job,
             Err(answer) => return answer,
         };
-        if output.is_empty() {
-            return error(201, "output");
-        }
         if output.len() > self.config.output_len_max as usize {
             return error(202, "output");
         }
@@ -84,6 +81,9 @@ impl Model {
             return answer;
         }
         let after = failure.retry_after.map(|span| span.as_nanos());
+        if failure.class == FailureClass::Lost {
+            return self.lose_attempt(job, &devices);
+        }
         self.fail_attempt(job, failure.class, &failure.message, after, failure.retriable, &devices)
     }
 
@@ -121,12 +121,21 @@ impl Model {
             FailureClass::Backend | FailureClass::Rejected | FailureClass::Lost => false,
         };
         let retriable = retriable.unwrap_or(by_class);
-        let spent = self.end_attempt(index, counts.then_some(false), devices, self.config.billing.failed);
+        let alive = matches!(class, FailureClass::Http(400..=499))
+            && ![408, 409, 425, 429].map(FailureClass::Http).contains(&class);
+        let backend = self.jobs[index].lease.as_ref().unwrap().backend.clone();
+        let completed = self.backends[self.backend_of(index)].completed;
+        let told = if counts { Some(false) } else { alive.then_some(true) };
+        let at = self.backend_of(index);
+        let spent = self.end_attempt(index, told, devices, self.config.billing.failed);
+        // It works, and delivered nothing.
+        self.backends[at].completed = completed;
+        self.remember_failure(index, &backend);
         let fault = Fault { class, message: message.to_owned(), retriable };
         let now = self.now;
         self.jobs[index].attempts += 1;
-        let created = self.jobs[index].created;
-        match self.next_attempt(self.jobs[index].attempts, created, retry_after).filter(|_| retriable) {
+        let first = self.jobs[index].first_started.unwrap();
+        match self.next_attempt(self.jobs[index].attempts, first, retry_after).filter(|_| retriable) {
             Some(at) => {
                 let (billable, absorbed) = spent.parts();
                 let job = &mut self.jobs[index];
@@ -147,37 +156,53 @@ impl Model {
     }
 
     /// When the attempt after so many failures begins. The model knows no jitter.
-    fn next_attempt(&self, failures: u16, created: u64, retry_after: Option<u64>) -> Option<u64> {
+    fn next_attempt(&self, failures: u32, first: u64, retry_after: Option<u64>) -> Option<u64> {
         let backoff = self.config.backoff;
         assert_eq!(backoff.jitter_ppm, 0);
-        if u32::from(failures) > backoff.retries {
+        if failures > backoff.retries {
             return None;
         }
         let mut wait = u128::from(backoff.base.as_nanos());
         for _ in 1..failures {
             wait = (wait * u128::from(backoff.factor_ppm / 1_000_000)).min(backoff.max.as_nanos().into());
         }
-        let wait = wait.max(retry_after.unwrap_or(0).into());
+        let asked = retry_after.unwrap_or(0).min(backoff.retry_after_max.as_nanos());
+        let wait = wait.max(asked.into());
         let at = u64::try_from(u128::from(self.now) + wait).ok()?;
-        let end = backoff.total.map_or(u64::MAX, |total| created.saturating_add(total.as_nanos()));
+        let end = backoff.total.map_or(u64::MAX, |total| first.saturating_add(total.as_nanos()));
         (at <= end).then_some(at)
     }
 
-    pub(crate) fn lose_attempt(&mut self, index: usize) {
-        let spent = self.end_lost(index);
+    pub(crate) fn lose_attempt(&mut self, index: usize, devices: &[(String, u64)]) -> Answer {
+        let backend = self.jobs[index].lease.as_ref().unwrap().backend.clone();
+        let spent = self.end_lost(index, devices);
+        self.remember_failure(index, &backend);
         self.counters.lost += 1;
         self.jobs[index].losses += 1;
         if self.jobs[index].losses > self.config.losses_max {
             let message = "the workers it was given to vanished".to_owned();
             let fault = Fault { class: FailureClass::Lost, message, retriable: true };
             self.jobs[index].failure = Some(fault.clone());
-            return self.finish(index, End::Error(fault), spent);
+            self.finish(index, End::Error(fault), spent);
+            return Answer::Failed;
         }
         let (billable, absorbed) = spent.parts();
         let job = &mut self.jobs[index];
         job.billable = job.billable.saturating_add(billable);
         job.absorbed = job.absorbed.saturating_add(absorbed);
         self.requeue(index);
+        Answer::Retry(self.now)
+    }
+
+    /// Another backend is preferred next time.
+    fn remember_failure(&mut self, index: usize, backend: &str) {
+        let order = self.backends.iter().find(|own| own.name == backend).unwrap().order;
+        let job = &mut self.jobs[index];
+        job.first_started = job.first_started.or(job.started);
+        job.failed_on.retain(|own| *own != order);
+        job.failed_on.push(order);
+        let surplus = job.failed_on.len().saturating_sub(8);
+        job.failed_on.drain(..surplus);
     }
 
     fn requeue(&mut self, index: usize) {
@@ -201,13 +226,13 @@ impl Model {
         self.wake(&customer);
     }
 
-    fn end_lost(&mut self, index: usize) -> Spent {
+    fn end_lost(&mut self, index: usize, devices: &[(String, u64)]) -> Spent {
         let (completed, failed) = {
             let backend = self.backend_of(index);
             (self.backends[backend].completed, self.backends[backend].failed)
         };
         let backend = self.backend_of(index);
-        let spent = self.end_attempt(index, Some(false), &[], self.config.billing.lost);
+        let spent = self.end_attempt(index, Some(false), devices, self.config.billing.lost);
         let worker = &mut self.backends[backend];
         (worker.completed, worker.failed) = (completed, failed);
         worker.lost += 1;

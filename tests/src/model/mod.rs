@@ -252,6 +252,8 @@ impl Model {
             losses: 0,
             progress: 0,
             version: 0,
+            first_started: None,
+            failed_on: Vec::new(),
             lease: None,
             billable: 0,
             absorbed: 0,

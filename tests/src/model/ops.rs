@@ -80,6 +80,7 @@ pub fn config(rng: &mut Rng, grain: u64) -> GatewayConfig {
         .open_for_max(Span::from_secs(rng.within(8, 30)))
         .probes_to_close(count(rng.within(1, 3)));
     let backoff = BackoffConfig::default()
+        .jitter_ppm(0)
         .base(millis(rng.below(3) * 700))
         .factor_ppm(rng.within(1, 3) as u32 * 1_000_000)
         .max(Span::from_secs(rng.within(2, 20)))
@@ -110,7 +111,7 @@ pub fn config(rng: &mut Rng, grain: u64) -> GatewayConfig {
         .lease_for(millis(rng.within(1, 40_000)))
         .timeouts(timeouts)
         .backoff(backoff)
-        .losses_max(rng.below(4) as u16)
+        .losses_max(rng.below(4) as u32)
         .breaker(breaker)
         .billing(billing)
         .jobs_max(small(rng, 5, 40, 1_000))

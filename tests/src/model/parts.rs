@@ -6,8 +6,8 @@ use libgateway::{
     BackendKind, CancelReason, CustomerPolicy, EventKind, FailureClass, GatewayConfig, JobState, Models, Output, Task,
 };
 
-use super::queue::Account;
 use super::answer::Bill;
+use super::queue::Account;
 
 /// Everything a gateway knows, the slow way.
 #[derive(Clone, Debug)]
@@ -78,11 +78,14 @@ pub(crate) struct Job {
     pub(crate) started: Option<u64>,
     pub(crate) hold: Hold,
     pub(crate) paid: bool,
-    pub(crate) attempts: u16,
-    pub(crate) requeues: u16,
-    pub(crate) losses: u16,
+    pub(crate) attempts: u32,
+    pub(crate) requeues: u32,
+    pub(crate) losses: u32,
     pub(crate) progress: u32,
     pub(crate) version: u32,
+    pub(crate) first_started: Option<u64>,
+    /// Orders of backends that failed it, the latest last.
+    pub(crate) failed_on: Vec<u32>,
     pub(crate) lease: Option<Held>,
     /// GPU time of earlier attempts: the customer's and the house's.
     pub(crate) billable: u64,

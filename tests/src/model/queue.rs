@@ -454,7 +454,12 @@ impl Model {
         let common: u128 = self.backends.iter().map(|own| u128::from(own.slots)).product();
         let best = free.min_by_key(|(_, own)| {
             let cold = !is_warm(own, job);
-            (cold, u128::from(own.live) * (common / u128::from(own.slots)), own.order)
+            (
+                job.failed_on.contains(&own.order),
+                cold,
+                u128::from(own.live) * (common / u128::from(own.slots)),
+                own.order,
+            )
         });
         best.map(|(index, _)| index)
     }

@@ -104,7 +104,7 @@ impl Model {
         let after = |from: u64, span: Option<u64>| span.map_or(u64::MAX, |span| from.saturating_add(span));
         let (queued, running) = (job.state == JobState::Queued, job.state == JobState::Running);
         [
-            after(job.since, queue.filter(|_| queued)),
+            after(job.since, queue.filter(|_| queued && !matches!(job.hold, Hold::Until(_)))),
             after(job.created, start.filter(|_| queued && job.started.is_none())),
             after(job.since, run.filter(|_| running)),
             after(job.created, total.filter(|_| queued || running)),
@@ -113,7 +113,7 @@ impl Model {
 
     fn ages_at(&self, job: &Job) -> u64 {
         match self.config.age_after {
-            Some(span) if job.state == JobState::Queued && job.lane > 0 => {
+            Some(span) if job.state == JobState::Queued && job.lane > 0 && !matches!(job.hold, Hold::Until(_)) => {
                 let climbed = u64::from(job.priority - job.lane);
                 job.since.saturating_add(span.as_nanos().saturating_mul(climbed + 1))
             }
@@ -146,7 +146,7 @@ impl Model {
             } else if run <= now {
                 self.fail_attempt(index, FailureClass::Timeout, "the attempt took too long", None, None, &[]);
             } else {
-                self.lose_attempt(index);
+                self.lose_attempt(index, &[]);
             }
             return;
         }
@@ -161,7 +161,10 @@ impl Model {
             }
         }
         match job.hold {
-            Hold::Until(at) if at <= now => self.release(index),
+            Hold::Until(at) if at <= now => {
+                self.jobs[index].since = now;
+                self.release(index);
+            }
             _ => self.age(index),
         }
     }
@@ -229,9 +232,10 @@ impl Model {
         self.routes.retain(|way| !idle.contains(&way.name));
         let is_gone = |own: &Worker| own.leaving && own.live == 0;
         let stays = |other: &Worker| !is_gone(other);
-        let regrouped = self.backends.iter().any(|own| {
-            is_gone(own) && !self.backends.iter().any(|other| stays(other) && other.same_group(own))
-        });
+        let regrouped = self
+            .backends
+            .iter()
+            .any(|own| is_gone(own) && !self.backends.iter().any(|other| stays(other) && other.same_group(own)));
         if regrouped {
             self.unpark_all();
         }

@@ -103,7 +103,7 @@ fn config(rng: &mut Rng) -> GatewayConfig {
         .lease_for(millis(rng, 1_000, 8_000))
         .timeouts(timeouts)
         .backoff(backoff)
-        .losses_max(rng.below(4) as u16)
+        .losses_max(rng.below(4) as u32)
         .breaker(breaker)
         .billing(billing)
         .jobs_max(small(rng, 4, 30, 100_000))
