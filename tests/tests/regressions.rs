@@ -48,9 +48,9 @@ fn a_backend_that_changes_its_models_is_no_longer_waited_for_by_its_old_routes()
 
 #[test]
 fn a_job_may_lose_its_worker_as_often_as_can_be_counted() {
-    // With `losses_max` at its greatest, the 65 536th loss of one job overflowed its count and with it the process.
+    // With a `losses_max` of 65 535, the 65 536th loss of one job overflowed its count and with it the process.
     let deaf = CircuitBreakerConfig::default().failure_rate_rule(RateRule::Above).failure_rate_ppm(1_000_000);
-    let config = GatewayConfig::default().losses_max(u16::MAX).breaker(deaf.consecutive_failures(None));
+    let config = GatewayConfig::default().losses_max(1_000_000).breaker(deaf.consecutive_failures(None));
     let mut rig = Rig::with_slots(config.lease_for(Span::from_nanos(1)), 1);
     rig.checked = false;
     rig.submit(job(1, "acme", DEV));

@@ -109,6 +109,7 @@ impl State {
 
     pub(crate) fn complete(&mut self, id: LeaseId, output: Output, usage: &Usage<'_>) -> Result<Settled, LeaseError> {
         let (slot, lease) = self.live_lease(id)?;
+        output.check()?;
         self.check_len("output", output.len())?;
         self.check_usage(&lease, usage)?;
         let job = &self.jobs[slot];

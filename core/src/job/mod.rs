@@ -222,9 +222,18 @@ impl Output {
         }
     }
 
-    /// Whether there is nothing in it. An empty output is no result: completing with one is refused.
+    /// Whether there is nothing in it. Nothing is a result, too, where it is given inline: a model may have nothing to say.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// # Errors
+    /// [`InputError::Empty`] for a result that is said to lie nowhere.
+    pub(crate) fn check(&self) -> Result<(), InputError> {
+        match self {
+            Self::Url(url) if url.is_empty() => Err(InputError::Empty { field: "output" }),
+            _ => Ok(()),
+        }
     }
 }
 

@@ -302,9 +302,7 @@ impl JobStore {
     pub fn complete(&mut self, now: Timestamp, id: JobId, attempt: u32, output: Output) -> Result<(), JobError> {
         self.handle_timeout(now);
         let (slot, hot) = self.attempt(id, attempt, JobEvent::Succeed)?;
-        if output.is_empty() {
-            return Err(InputError::Empty { field: "output" }.into());
-        }
+        output.check()?;
         self.check_len("output", output.len())?;
         self.finish(slot, hot, Outcome::Complete(output));
         Ok(())

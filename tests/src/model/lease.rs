@@ -47,6 +47,9 @@ impl Model {
             Ok(job) => job,
             Err(answer) => return answer,
         };
+        if matches!(output, Output::Url(url) if url.is_empty()) {
+            return error(201, "output");
+        }
         if output.len() > self.config.output_len_max as usize {
             return error(202, "output");
         }

@@ -69,8 +69,8 @@ fn a_configuration_at_its_limits_works() {
         .age_after(Some(Span::MAX))
         .estimate(GpuNanos::from_nanos(u64::MAX))
         .lease_for(Span::MAX)
-        .losses_max(u16::MAX)
-        .backoff(BackoffConfig::default().base(Span::MAX).max(Span::MAX).retries(u32::MAX).jitter_ppm(1_000_000))
+        .losses_max(1_000_000)
+        .backoff(BackoffConfig::default().base(Span::MAX).max(Span::MAX).retries(1_000_000).jitter_ppm(1_000_000))
         .breaker(
             CircuitBreakerConfig::default().window(Span::MAX).buckets(64).open_for(Span::MAX).open_for_max(Span::MAX),
         )

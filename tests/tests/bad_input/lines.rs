@@ -68,7 +68,7 @@ impl Lines {
             .lease_for(span(chance))
             .timeouts(timeouts)
             .backoff(backoff.retries(some(chance, 5)))
-            .losses_max(chance.below(4) as u16)
+            .losses_max(chance.below(4) as u32)
             .breaker(breaker)
             .jobs_max(some(chance, 150))
             .payload_len_max(64)

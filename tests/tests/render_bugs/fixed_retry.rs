@@ -105,6 +105,7 @@ fn b05_a_retry_changes_what_a_retry_changes_and_nothing_else() {
     assert!(version > before.version);
     // Everything else is as it was: when it came, when it last began, whose it is, its lane, that it has not ended.
     let mut expected = before;
+    expected.failed_on = vec!["gpu-1".to_owned()];
     (expected.state, expected.position, expected.progress_ppm, expected.attempts) = (state, position, 0, 1);
     (expected.lease, expected.backend, expected.failure, expected.version) = (None, None, failure, version);
     assert_eq!(rig.job(JOB), expected);

@@ -13,11 +13,10 @@ use crate::{JOB, gpu, running};
 fn flag27_success_without_an_output_is_none() {
     // Where a backend answered 200 without an output, an address was made up: an .mp4, also for images.
     let (mut rig, lease) = running();
-    for nothing in [Output::url(""), Output::inline("")] {
-        let refused = rig.gateway.complete(rig.now, lease.id, nothing, Usage::unmeasured()).unwrap_err();
-        assert_eq!((refused.number(), refused.field()), (201, Some("output")));
-        assert_eq!(rig.state(JOB), JobState::Running);
-    }
+    // An inline output may be empty: a model may have nothing to say.
+    let refused = rig.gateway.complete(rig.now, lease.id, Output::url(""), Usage::unmeasured()).unwrap_err();
+    assert_eq!((refused.number(), refused.field()), (201, Some("output")));
+    assert_eq!(rig.state(JOB), JobState::Running);
     // What the host has for it is a failure of the backend, which counts against it.
     assert_eq!(rig.fail(&lease, FailureClass::Backend), AfterFailure::Error);
     assert_eq!(gpu(&rig).failed, 1);

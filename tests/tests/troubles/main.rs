@@ -1,0 +1,6 @@
+//! Troubles that users of comparable systems reported, each as an input with its right answer.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "what a test expects and does not get ends the test")]
+
+mod limits;
+mod retries;
