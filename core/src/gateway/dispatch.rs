@@ -227,7 +227,7 @@ impl State {
             task: job.task,
             payload: job.payload(),
             attempt: u32::from(job.hot.attempts) + u32::from(job.hot.requeues) + 1,
-            deadline,
+            deadline: self.to_host(deadline),
             warm,
             probe,
         }

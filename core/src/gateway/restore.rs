@@ -268,6 +268,7 @@ impl Builder {
             lease_for: body.lease_for,
             bridges: body.bridges,
             silent: body.silent,
+            silences: body.silences,
         });
         self.state.pool.entry_mut(backend).hot.live += 1;
         self.state.set_hot(item, hot);

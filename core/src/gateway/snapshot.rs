@@ -265,6 +265,7 @@ pub(crate) struct LeaseBody {
     pub(crate) lease_for: Span,
     pub(crate) bridges: u8,
     pub(crate) silent: Span,
+    pub(crate) silences: u8,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -463,6 +464,7 @@ impl State {
             lease_for: lease.lease_for,
             bridges: lease.bridges,
             silent: lease.silent,
+            silences: lease.silences,
         });
         let mut leases: Vec<LeaseBody> = told.collect();
         leases.sort_unstable_by_key(|lease| lease.id);

@@ -27,7 +27,7 @@ use crate::time::{Span, Tick, Timestamp, is_punctual};
 pub struct Advance {
     /// Deadlines handled.
     pub handled: u32,
-    /// The machine's time after it.
+    /// The instant it handled everything up to.
     pub now: Timestamp,
     /// Whether more is due already: call again at once.
     pub more: bool,
@@ -75,7 +75,7 @@ impl State {
         let target = self.clock.now();
         let before = Timestamp::from_nanos(target.as_nanos().saturating_sub(tick.elapsed.as_nanos()));
         if !is_punctual(before, target, awaited) {
-            self.bridge(tick.elapsed, target > awaited);
+            self.bridge(tick.elapsed, awaited);
         }
         let mut handled = 0;
         while self.earliest() <= target {
@@ -98,17 +98,29 @@ impl State {
     /// heard meanwhile nobody knows.
     ///
     /// A lease that lost most of its time to the silence gets all of it again, a few times at most until its worker is
-    /// heard: a host that is always late must not keep dead workers alive. What a late host missed is not counted as time
-    /// that a worker worked, so no time limit of a running job passes by it.
+    /// heard: a host that is always late must not keep dead workers alive. A host that also let a deadline pass may have
+    /// been away, so what it missed is not counted as time that a worker worked: no limit of a running job passes by it.
+    /// That, too, a few times at most, or a host that only calls when it is called would never end a job.
     ///
     /// # Complexity
-    /// O(leases), at most once in two thirds of the shortest lease.
-    fn bridge(&mut self, silence: Span, late: bool) {
+    /// O(leases), at most once in a third of the shortest lease.
+    fn bridge(&mut self, silence: Span, awaited: Timestamp) {
+        if silence <= third(self.pool.lease_for_min) {
+            return;
+        }
         let now = self.clock.now();
-        let hurt = |lease: &LeaseRecord| silence.as_nanos() > lease.lease_for.as_nanos() / 3 * 2;
-        let hurt: Vec<u32> = self.pool.leases().filter(|(_, lease)| hurt(lease)).map(|(slot, _)| slot).collect();
-        for lease in hurt {
-            if let Some(job) = self.pool.bridge(lease, now, if late { silence } else { Span::ZERO }) {
+        let before = Timestamp::from_nanos(now.as_nanos().saturating_sub(silence.as_nanos()));
+        let missed = |lease: &LeaseRecord| {
+            let deadlines = self.deadlines(&self.jobs[lease.item]);
+            let limit = deadlines.run.min(deadlines.total);
+            let passed = before < limit && limit <= now && silence > third(lease.lease_for);
+            now > awaited && (passed || is_long(silence, lease))
+        };
+        let all = self.pool.leases().map(|(slot, lease)| (slot, is_long(silence, lease), missed(lease)));
+        let hurt: Vec<(u32, bool, bool)> = all.filter(|(_, unheard, missed)| *unheard || *missed).collect();
+        for (slot, unheard, missed) in hurt {
+            let unworked = if missed { silence } else { Span::ZERO };
+            if let Some(job) = self.pool.bridge(slot, unheard.then_some(now), unworked) {
                 self.rearm_job(job);
             }
         }
@@ -118,14 +130,15 @@ impl State {
     /// heard.
     pub(crate) fn resume(&mut self, reading: Timestamp) {
         self.clock.observe_awaited(reading, Timestamp::MAX);
-        self.bridge(Span::MAX, false);
+        self.bridge(Span::MAX, Timestamp::MAX);
     }
 
     /// Takes the host's clock as it is: steps ahead that are on trial are time that passed.
     pub(crate) fn accept_clock(&mut self, reading: Timestamp) {
         self.tick(reading);
+        let awaited = self.earliest();
         let accepted = self.clock.accept();
-        self.bridge(accepted, true);
+        self.bridge(accepted, awaited);
     }
 
     /// The earliest deadline, or the last instant, which is never.
@@ -139,9 +152,9 @@ impl State {
         timers.min(leaves).min(or_never(self.outbox.next_deadline()))
     }
 
-    /// When something falls due next.
+    /// When something falls due next, as the host's clock shows it.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.next_due().map(|(at, _)| at.max(self.now))
+        self.next_due().map(|(at, _)| self.to_host(at.max(self.now)))
     }
 
     fn next_due(&self) -> Option<(Timestamp, Due)> {
@@ -293,4 +306,13 @@ impl State {
             self.reap();
         }
     }
+}
+
+/// Whether a silence took most of a lease, so that a worker that is heard three times in it may have missed its turn.
+fn is_long(silence: Span, lease: &LeaseRecord) -> bool {
+    silence.as_nanos() > lease.lease_for.as_nanos() / 3 * 2
+}
+
+fn third(span: Span) -> Span {
+    Span::from_nanos(span.as_nanos() / 3)
 }
