@@ -56,10 +56,14 @@ impl State {
     #[inline]
     pub(crate) fn tick(&mut self, reading: Timestamp) -> (u32, bool) {
         let awaited = self.earliest();
-        let caught_up = self.clock.now() == self.now;
+        let before = self.clock.now();
+        let caught_up = before == self.now;
         let tick = self.clock.observe_awaited(reading, awaited);
+        if !tick.elapsed.is_zero() {
+            self.seen = before;
+        }
         // Nearly always nothing is due and the clock just went on a little.
-        let quiet = tick.doubted.is_none() && tick.elapsed.as_nanos() <= self.pool.lease_for_min.as_nanos() / 3 * 2;
+        let quiet = tick.doubted.is_none() && !is_long(tick.elapsed, self.pool.lease_for_min);
         if caught_up && quiet && self.clock.now() < awaited {
             self.now = self.clock.now();
             return (0, false);
@@ -74,8 +78,12 @@ impl State {
         }
         let target = self.clock.now();
         let before = Timestamp::from_nanos(target.as_nanos().saturating_sub(tick.elapsed.as_nanos()));
-        if !is_punctual(before, target, awaited) {
-            self.bridge(tick.elapsed, awaited);
+        if is_punctual(before, target, awaited) {
+            // The host did as it was asked.
+        } else if target > awaited {
+            self.bridge(tick.elapsed, true);
+        } else {
+            self.note_silence(tick.elapsed);
         }
         let mut handled = 0;
         while self.earliest() <= target {
@@ -98,39 +106,65 @@ impl State {
     /// heard meanwhile nobody knows.
     ///
     /// A lease that lost most of its time to the silence gets all of it again, a few times at most until its worker is
-    /// heard: a host that is always late must not keep dead workers alive. A host that also let a deadline pass may have
-    /// been away, so what it missed is not counted as time that a worker worked: no limit of a running job passes by it.
-    /// That, too, a few times at most, or a host that only calls when it is called would never end a job.
+    /// heard: a host that is always late must not keep dead workers alive. If the host also let a deadline pass, it may
+    /// have been away, so what it missed is not counted as time that a worker worked: no limit of a running job passes by
+    /// it. That, too, a few times at most, or a host that only calls when it is called would never end a job.
     ///
     /// # Complexity
     /// O(leases), at most once in a third of the shortest lease.
-    fn bridge(&mut self, silence: Span, awaited: Timestamp) {
+    fn bridge(&mut self, silence: Span, missed: bool) {
         if silence <= third(self.pool.lease_for_min) {
             return;
         }
         let now = self.clock.now();
         let before = Timestamp::from_nanos(now.as_nanos().saturating_sub(silence.as_nanos()));
-        let missed = |lease: &LeaseRecord| {
+        let unworked = |lease: &LeaseRecord| {
             let deadlines = self.deadlines(&self.jobs[lease.item]);
             let limit = deadlines.run.min(deadlines.total);
             let passed = before < limit && limit <= now && silence > third(lease.lease_for);
-            now > awaited && (passed || is_long(silence, lease))
+            missed && (passed || is_long(silence, lease.lease_for))
         };
-        let all = self.pool.leases().map(|(slot, lease)| (slot, is_long(silence, lease), missed(lease)));
-        let hurt: Vec<(u32, bool, bool)> = all.filter(|(_, unheard, missed)| *unheard || *missed).collect();
-        for (slot, unheard, missed) in hurt {
-            let unworked = if missed { silence } else { Span::ZERO };
-            if let Some(job) = self.pool.bridge(slot, unheard.then_some(now), unworked) {
+        let all = self.pool.leases().map(|(slot, lease)| (slot, is_long(silence, lease.lease_for), unworked(lease)));
+        let hurt: Vec<(u32, bool, bool)> = all.filter(|(_, unheard, unworked)| *unheard || *unworked).collect();
+        for (slot, unheard, unworked) in hurt {
+            let silent = if unworked { silence } else { Span::ZERO };
+            if let Some(job) = self.pool.bridge(slot, unheard.then_some(now), silent) {
                 self.rearm_job(job);
             }
         }
+    }
+
+    /// Notes a silence before the instant that the host was asked to call at. It may have had nothing to say; that is
+    /// decided when a lease is due.
+    fn note_silence(&mut self, silence: Span) {
+        if !is_long(silence, self.pool.lease_for_min) {
+            return;
+        }
+        let now = self.clock.now();
+        let leases = self.pool.leases().filter(|(_, lease)| is_long(silence, lease.lease_for));
+        let long: Vec<u32> = leases.map(|(slot, _)| slot).collect();
+        for slot in long {
+            self.pool.set_silence(slot, Some(now));
+        }
+    }
+
+    /// Bridges a silence that a lease met before its deadline, now that it is due. A host that was read again in between
+    /// calls more often than it is asked to: that it did not, for most of a lease, is a silence.
+    fn spare(&mut self, slot: u32) -> bool {
+        let lease = self.jobs[slot].hot.lease;
+        let silence = self.pool.lease_record(lease).and_then(|lease| lease.silence);
+        self.pool.set_silence(lease, None);
+        let Some(silence) = silence.filter(|silence| self.seen > *silence) else { return false };
+        self.pool.bridge(lease, Some(silence), Span::ZERO);
+        self.rearm_job(slot);
+        self.pool.lease_record(lease).is_some_and(|lease| lease.deadline > self.now)
     }
 
     /// Goes on after a time in which there was no machine: the reading is right, and every worker is given time to be
     /// heard.
     pub(crate) fn resume(&mut self, reading: Timestamp) {
         self.clock.observe_awaited(reading, Timestamp::MAX);
-        self.bridge(Span::MAX, Timestamp::MAX);
+        self.bridge(Span::MAX, false);
     }
 
     /// Takes the host's clock as it is: steps ahead that are on trial are time that passed.
@@ -138,7 +172,7 @@ impl State {
         self.tick(reading);
         let awaited = self.earliest();
         let accepted = self.clock.accept();
-        self.bridge(accepted, awaited);
+        self.bridge(accepted, self.clock.now() > awaited);
     }
 
     /// The earliest deadline, or the last instant, which is never.
@@ -225,10 +259,10 @@ impl State {
             }
             JobState::Running => {
                 let lease = self.pool.lease_record(job.hot.lease);
-                if lease.is_some_and(|lease| lease.deadline <= now) {
-                    self.lose_attempt(slot);
-                } else {
+                if !lease.is_some_and(|lease| lease.deadline <= now) {
                     self.rearm_job(slot);
+                } else if !self.spare(slot) {
+                    self.lose_attempt(slot);
                 }
             }
             JobState::Complete | JobState::Error | JobState::Cancelled => {}
@@ -309,8 +343,8 @@ impl State {
 }
 
 /// Whether a silence took most of a lease, so that a worker that is heard three times in it may have missed its turn.
-fn is_long(silence: Span, lease: &LeaseRecord) -> bool {
-    silence.as_nanos() > lease.lease_for.as_nanos() / 3 * 2
+fn is_long(silence: Span, lease_for: Span) -> bool {
+    silence.as_nanos() > lease_for.as_nanos() / 3 * 2
 }
 
 fn third(span: Span) -> Span {
