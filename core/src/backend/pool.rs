@@ -114,8 +114,6 @@ pub(crate) struct LeaseRecord {
     pub(crate) silent: Span,
     /// How many such silences there were.
     pub(crate) silences: u8,
-    /// The end of the latest long silence since its worker was heard, if the host was not asked to call in it.
-    pub(crate) silence: Option<Timestamp>,
 }
 
 /// A backend that would take a lease.
@@ -471,7 +469,6 @@ impl BackendPool {
             bridges: 0,
             silent: Span::ZERO,
             silences: 0,
-            silence: None,
         });
         self.refresh(grant.backend, now);
         Some(slot)
@@ -495,17 +492,10 @@ impl BackendPool {
     }
 
     /// Notes that a lease's worker was heard, or that it was not: the inverse.
-    pub(crate) fn set_heard(&mut self, slot: u32, deadline: Timestamp, bridges: u8, silence: Option<Timestamp>) {
+    pub(crate) fn set_heard(&mut self, slot: u32, deadline: Timestamp, bridges: u8) {
         if let Some(lease) = self.leases.get_mut(slot as usize) {
             lease.deadline = deadline;
             lease.bridges = bridges;
-            lease.silence = silence;
-        }
-    }
-
-    pub(crate) fn set_silence(&mut self, slot: u32, silence: Option<Timestamp>) {
-        if let Some(lease) = self.leases.get_mut(slot as usize) {
-            lease.silence = silence;
         }
     }
 

@@ -202,9 +202,8 @@ impl State {
         let (slot, lease) = self.live_lease(id)?;
         let deadline = self.now + lease.lease_for;
         let lease_slot = self.jobs[slot].hot.lease;
-        let (before, bridges, silence) = (lease.deadline, lease.bridges, lease.silence);
-        self.note(|_| super::undo::Undo::Heard { lease: lease_slot, deadline: before, bridges, silence });
-        self.pool.set_heard(lease_slot, deadline, 0, None);
+        self.note(|_| super::undo::Undo::Heard { lease: lease_slot, deadline: lease.deadline, bridges: lease.bridges });
+        self.pool.set_heard(lease_slot, deadline, 0);
         self.rearm_job(slot);
         Ok(self.to_host(deadline))
     }

@@ -431,7 +431,6 @@ impl State {
         Ok(Self {
             clock,
             now: clock.now(),
-            seen: clock.now(),
             jobs: JobTable::new(limits),
             places: Places::new(config.ordering, config.seed),
             pool: BackendPool::new(

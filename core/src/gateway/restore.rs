@@ -27,10 +27,10 @@ type Check = Result<(), SnapshotError>;
 
 pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
     check_numbers(&body)?;
-    let Body { config, clock, now, seen, scalars, next_lease, next_backend, next_route, next_event, .. } = &body;
+    let Body { config, clock, now, scalars, next_lease, next_backend, next_route, next_event, .. } = &body;
     let mut state = State::new(config.clone(), *now).map_err(|_| SnapshotError::Corrupt { what: "config" })?;
     ensure(clock.now() >= *now, "clock")?;
-    (state.clock, state.now, state.seen) = (*clock, *now, *seen);
+    (state.clock, state.now) = (*clock, *now);
     state.scalars = *scalars;
     state.pool.next_lease = *next_lease;
     state.pool.next_order = *next_backend;
@@ -269,7 +269,6 @@ impl Builder {
             bridges: body.bridges,
             silent: body.silent,
             silences: body.silences,
-            silence: body.silence,
         });
         self.state.pool.entry_mut(backend).hot.live += 1;
         self.state.set_hot(item, hot);

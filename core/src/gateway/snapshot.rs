@@ -151,7 +151,6 @@ pub(crate) struct Body {
     pub(crate) config: GatewayConfig,
     pub(crate) clock: Clock,
     pub(crate) now: Timestamp,
-    pub(crate) seen: Timestamp,
     pub(crate) scalars: Scalars,
     pub(crate) next_lease: u64,
     pub(crate) next_backend: u32,
@@ -267,7 +266,6 @@ pub(crate) struct LeaseBody {
     pub(crate) bridges: u8,
     pub(crate) silent: Span,
     pub(crate) silences: u8,
-    pub(crate) silence: Option<Timestamp>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -343,7 +341,6 @@ impl State {
             config: self.config.clone(),
             clock: self.clock,
             now: self.now,
-            seen: self.seen,
             scalars: self.scalars,
             next_lease: self.pool.next_lease,
             next_backend: self.pool.next_order,
@@ -468,7 +465,6 @@ impl State {
             bridges: lease.bridges,
             silent: lease.silent,
             silences: lease.silences,
-            silence: lease.silence,
         });
         let mut leases: Vec<LeaseBody> = told.collect();
         leases.sort_unstable_by_key(|lease| lease.id);

@@ -39,8 +39,6 @@ pub(crate) struct State {
     /// The machine's time: what all due deadlines have been handled up to. Behind the clock only while more are due than
     /// one call handles.
     pub(crate) now: Timestamp,
-    /// The clock at the reading before the latest one that moved it.
-    pub(crate) seen: Timestamp,
     pub(crate) jobs: JobTable,
     pub(crate) places: Places,
     pub(crate) pool: BackendPool,

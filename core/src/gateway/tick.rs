@@ -56,12 +56,10 @@ impl State {
     #[inline]
     pub(crate) fn tick(&mut self, reading: Timestamp) -> (u32, bool) {
         let awaited = self.earliest();
-        let before = self.clock.now();
-        let caught_up = before == self.now;
-        let tick = self.clock.observe_awaited(reading, awaited);
-        if !tick.elapsed.is_zero() {
-            self.seen = before;
-        }
+        let caught_up = self.clock.now() == self.now;
+        // With no job and no result that a step could hurt, it is believed: an idle host is not asked to call.
+        let idle = self.jobs.live() == 0 && self.jobs.next_to_leave().is_none();
+        let tick = self.clock.observe_awaited(reading, if idle { Timestamp::MAX } else { awaited });
         // Nearly always nothing is due and the clock just went on a little.
         let quiet = tick.doubted.is_none() && !is_long(tick.elapsed, self.pool.lease_for_min);
         if caught_up && quiet && self.clock.now() < awaited {
@@ -78,12 +76,8 @@ impl State {
         }
         let target = self.clock.now();
         let before = Timestamp::from_nanos(target.as_nanos().saturating_sub(tick.elapsed.as_nanos()));
-        if is_punctual(before, target, awaited) {
-            // The host did as it was asked.
-        } else if target > awaited {
-            self.bridge(tick.elapsed, true);
-        } else {
-            self.note_silence(tick.elapsed);
+        if !is_punctual(before, target, awaited) {
+            self.bridge(tick.elapsed, target > awaited);
         }
         let mut handled = 0;
         while self.earliest() <= target {
@@ -132,32 +126,6 @@ impl State {
                 self.rearm_job(job);
             }
         }
-    }
-
-    /// Notes a silence before the instant that the host was asked to call at. It may have had nothing to say; that is
-    /// decided when a lease is due.
-    fn note_silence(&mut self, silence: Span) {
-        if !is_long(silence, self.pool.lease_for_min) {
-            return;
-        }
-        let now = self.clock.now();
-        let leases = self.pool.leases().filter(|(_, lease)| is_long(silence, lease.lease_for));
-        let long: Vec<u32> = leases.map(|(slot, _)| slot).collect();
-        for slot in long {
-            self.pool.set_silence(slot, Some(now));
-        }
-    }
-
-    /// Bridges a silence that a lease met before its deadline, now that it is due. A host that was read again in between
-    /// calls more often than it is asked to: that it did not, for most of a lease, is a silence.
-    fn spare(&mut self, slot: u32) -> bool {
-        let lease = self.jobs[slot].hot.lease;
-        let silence = self.pool.lease_record(lease).and_then(|lease| lease.silence);
-        self.pool.set_silence(lease, None);
-        let Some(silence) = silence.filter(|silence| self.seen > *silence) else { return false };
-        self.pool.bridge(lease, Some(silence), Span::ZERO);
-        self.rearm_job(slot);
-        self.pool.lease_record(lease).is_some_and(|lease| lease.deadline > self.now)
     }
 
     /// Goes on after a time in which there was no machine: the reading is right, and every worker is given time to be
@@ -259,10 +227,10 @@ impl State {
             }
             JobState::Running => {
                 let lease = self.pool.lease_record(job.hot.lease);
-                if !lease.is_some_and(|lease| lease.deadline <= now) {
-                    self.rearm_job(slot);
-                } else if !self.spare(slot) {
+                if lease.is_some_and(|lease| lease.deadline <= now) {
                     self.lose_attempt(slot);
+                } else {
+                    self.rearm_job(slot);
                 }
             }
             JobState::Complete | JobState::Error | JobState::Cancelled => {}

@@ -43,7 +43,7 @@ pub(crate) enum Undo {
     Backend { backend: u32, hot: Box<BackendHot> },
     LeasePut { lease: u32 },
     LeaseTaken { lease: u32, record: Box<LeaseRecord> },
-    Heard { lease: u32, deadline: Timestamp, bridges: u8, silence: Option<Timestamp> },
+    Heard { lease: u32, deadline: Timestamp, bridges: u8 },
     JobTimer { job: u32, at: Timestamp },
     CustomerTimer { customer: u32, at: Timestamp },
     BackendTimer { backend: u32, at: Timestamp },
@@ -156,9 +156,7 @@ impl State {
                 let slot = self.pool.put_lease(*record);
                 debug_assert_eq!(slot, lease, "slots are given in the order they were freed");
             }
-            Undo::Heard { lease, deadline, bridges, silence } => {
-                self.pool.set_heard(lease, deadline, bridges, silence);
-            }
+            Undo::Heard { lease, deadline, bridges } => self.pool.set_heard(lease, deadline, bridges),
             Undo::JobTimer { job, at } => self.arm_job(job, at),
             Undo::CustomerTimer { customer, at } => self.arm_customer(customer, at),
             Undo::BackendTimer { backend, at } => self.arm_backend(backend, at),

@@ -26,9 +26,10 @@ impl Pace {
             self.steps += 1;
         } else {
             let passed = reading - self.reading;
-            let punctual = awaited.is_some_and(|at| at > self.now && self.now + passed >= at);
+            let punctual = awaited.is_some_and(|at| at > self.now && self.now + passed >= at.saturating_sub(250_000_000));
             let back = if passed < self.back { 0 } else { core::mem::take(&mut self.back) };
-            self.now += passed - if punctual || self.steps < 2 { 0 } else { back };
+            let returned = !punctual && (self.steps > 1 || passed - back <= back / 64);
+            self.now += passed - if returned { back } else { 0 };
         }
         self.reading = reading;
     }

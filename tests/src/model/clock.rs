@@ -80,8 +80,8 @@ impl HostClock {
         let as_asked = punctual(self.machine, arrives, awaited);
         if gone >= self.fallen {
             let climbed = std::mem::take(&mut self.fallen);
-            let about_as_long = climbed >= 10 * MINUTE && gone - climbed <= climbed / 8;
-            if !as_asked && (about_as_long || self.falls >= 2) {
+            let about_as_long = gone - climbed <= climbed / 64;
+            if climbed > 0 && !as_asked && (about_as_long || self.falls >= 2) {
                 gone -= climbed;
             }
         }
@@ -126,5 +126,5 @@ fn moved(at: u64, by: i128) -> u64 {
 
 /// Whether a host slept until it was asked to call, and called within a quarter of a second.
 pub(crate) fn punctual(before: u64, now: u64, awaited: u64) -> bool {
-    before < awaited && awaited <= now && now - awaited <= SECOND / 4
+    before < awaited && now.abs_diff(awaited) <= SECOND / 4
 }

@@ -21,7 +21,7 @@ impl Model {
         };
         let lease = self.jobs[job].lease.as_mut().unwrap();
         lease.deadline = self.now.saturating_add(lease.lease_for);
-        (lease.spared, lease.silence) = (0, None);
+        lease.spared = 0;
         Answer::Extended(lease.deadline)
     }
 

@@ -16,8 +16,6 @@ pub(crate) struct Model {
     /// The instant up to which all that was due is handled.
     pub(crate) now: u64,
     pub(crate) clock: HostClock,
-    /// The clock at the reading before the latest one that moved it.
-    pub(crate) seen: u64,
     /// In order of submission.
     pub(crate) jobs: Vec<Job>,
     /// In order of declaration.
@@ -119,8 +117,6 @@ pub(crate) struct Held {
     pub(crate) spared: u32,
     /// Lengths of silences in which it did not work.
     pub(crate) idle: Vec<u64>,
-    /// The end of a long silence in which the host was not asked to call.
-    pub(crate) silence: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -245,7 +241,6 @@ impl Model {
         Self {
             now: clock.machine,
             clock,
-            seen: clock.machine,
             config,
             jobs: Vec::new(),
             backends: Vec::new(),

@@ -297,7 +297,6 @@ impl Model {
             lease_for,
             spared: 0,
             idle: Vec::new(),
-            silence: None,
         });
         let grant = Grant {
             id,

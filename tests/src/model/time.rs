@@ -21,25 +21,16 @@ impl Model {
     /// Takes a reading of the host's clock and handles what is due. Returns how much, and whether there is more.
     pub(crate) fn tick(&mut self, reading: u64) -> (u32, bool) {
         let awaited = self.next_due().map_or(u64::MAX, |(at, _)| at);
-        let Passed { before, leapt } = self.clock.read(reading, awaited);
+        let never = |at: u64| at == u64::MAX;
+        let idle = self.live() == 0 && self.first_to_leave().is_none_or(never);
+        let Passed { before, leapt } = self.clock.read(reading, if idle { u64::MAX } else { awaited });
         if let Some(leap) = leapt {
             self.counters.clock_leaps += 1;
             self.emit(EventKind::ClockLeapt(Span::from_nanos(leap)));
         }
         let now = self.clock.machine;
-        if now > before {
-            self.seen = before;
-        }
         if !punctual(before, now, awaited) {
-            if now > awaited {
-                self.bridge(before, true);
-            } else {
-                for lease in self.jobs.iter_mut().filter_map(|job| job.lease.as_mut()) {
-                    if is_long(now - before, lease.lease_for) {
-                        lease.silence = Some(now);
-                    }
-                }
-            }
+            self.bridge(before, now > awaited);
         }
         let mut handled = 0;
         while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= now) {
@@ -90,20 +81,6 @@ impl Model {
         }
     }
 
-    /// Spares a lease that is due, if the host was read between a long silence and this.
-    fn spare(&mut self, index: usize) -> bool {
-        let (now, seen) = (self.now, self.seen);
-        let Some(lease) = &mut self.jobs[index].lease else { return false };
-        match lease.silence.take() {
-            Some(end) if seen > end && lease.spared < 3 => {
-                lease.spared += 1;
-                lease.deadline = lease.deadline.max(end.saturating_add(lease.lease_for));
-                lease.deadline > now
-            }
-            _ => false,
-        }
-    }
-
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         self.next_due().map(|(at, _)| at.max(self.now))
     }
@@ -116,12 +93,15 @@ impl Model {
             .flat_map(|own| [own.wake, own.leaves].into_iter().flatten().map(|at| (at, Due::Customer(own.order))));
         let backends = self.backends.iter().map(|own| (own.breaker.deadline, Due::Backend(own.order)));
         let outbox = self.outbox.taken.iter().map(|(_, deadline)| (*deadline, Due::Outbox));
-        let record = self.ended.first().map(|id| {
-            let end = self.jobs[self.job(*id).unwrap()].since;
-            (end.saturating_add(self.config.retain_for.as_nanos()), Due::Record)
-        });
+        let record = self.first_to_leave().map(|at| (at, Due::Record));
         let all = jobs.chain(customers).chain(backends).chain(outbox).chain(record);
         all.filter(|(at, _)| *at != u64::MAX).min()
+    }
+
+    /// When the first record of an ended job leaves.
+    fn first_to_leave(&self) -> Option<u64> {
+        let first = self.ended.first()?;
+        Some(self.jobs[self.job(*first).unwrap()].since.saturating_add(self.config.retain_for.as_nanos()))
     }
 
     fn handle(&mut self, due: Due) {
@@ -195,7 +175,7 @@ impl Model {
                 self.finish(index, End::Error(fault), spent);
             } else if run <= now {
                 self.fail_attempt(index, FailureClass::Timeout, "the attempt took too long", None, None, &[]);
-            } else if !self.spare(index) {
+            } else {
                 self.lose_attempt(index);
             }
             return;
