@@ -86,7 +86,7 @@ impl Host {
             host.rig.gateway.submit(now, job(worker.into(), "acme", DEV).timeouts(timeouts)).unwrap();
             let Dispatch::Lease(lease) = host.rig.gateway.dispatch(now) else { panic!() };
             host.workers.push((lease.id, host.time + 20 * SECOND));
-            host.sleep();
+            host.rest();
         }
         host
     }
@@ -95,7 +95,7 @@ impl Host {
         stepped(START + Span::from_nanos(self.time), self.step)
     }
 
-    fn sleep(&mut self) {
+    fn rest(&mut self) {
         self.rig.check();
         let now = self.now();
         let until = self.rig.gateway.next_deadline().map(|at| self.time + at.since(now).as_nanos());
@@ -117,7 +117,7 @@ impl Host {
                 }
                 None => _ = self.rig.gateway.advance(now),
             }
-            self.sleep();
+            self.rest();
         }
         self.time = until;
     }
