@@ -43,7 +43,8 @@
  *   changed. What went wrong is told by gateway_last_error_message and its like, for each thread apart. Outputs are
  *   written only where the answer is not an error; `*needed` of a buffer that is too small is the exception.
  * Time. Every instant is nanoseconds since 1970-01-01 00:00 UTC, every span nanoseconds. `now` is the caller's clock,
- *   gateway_now() for most. It may go back: the latest seen counts. The functions gateway_wait_... read the system's clock
+ *   gateway_now() for most. What counts is the time between two readings, however that clock steps, and every
+ *   instant that is answered is of that clock as it was read last. The functions gateway_wait_... read the system's clock
  *   themselves.
  * Texts. `const char *` points to UTF-8 that ends in a NUL; names have at most 128 bytes and no control characters. Bytes
  *   come with their length. The library keeps no pointer of the caller's beyond the call, and hands none of its own out,
@@ -498,7 +499,7 @@
 /** An ended job's record left. */
 #define GATEWAY_EVENT_FORGOTTEN 7
 
-/** A reading of the clock was so far ahead that it was not believed; `leapt` tells how far. */
+/** A reading of the clock was so far ahead that it was put on trial; `leapt` tells how far. */
 #define GATEWAY_EVENT_CLOCK_LEAPT 8
 
 /** Something this header does not know yet. */
@@ -770,7 +771,10 @@ typedef struct gateway_config {
      * A batch of settlements that is neither confirmed nor given back returns to the outbox after so long. Default 60 s.
      */
     uint64_t settle_within;
-    /** A reading of the clock further ahead is not believed while jobs are live. Default 1 h. */
+    /**
+     * A reading of the clock further ahead is on trial for a minute before it is time that passed, while there are jobs or
+     * results that it could hurt. Default 1 h.
+     */
     uint64_t clock_jump_max;
     /** How customers of one lane follow each other: `GATEWAY_ORDERING_FAIR` or `GATEWAY_ORDERING_FIFO`. */
     uint32_t ordering;
@@ -965,7 +969,7 @@ typedef struct gateway_advanced {
     uint64_t now;
     /** When to call again; `GATEWAY_FOREVER`: no deadline is armed. */
     uint64_t next_deadline;
-    /** How far the clock leapt ahead, when it was not believed; 0: it did not. */
+    /** How far the clock is ahead by steps that are on trial, if this reading was one; else 0. */
     uint64_t leapt;
     /** Deadlines handled. */
     uint32_t handled;
@@ -1179,7 +1183,7 @@ typedef struct gateway_stats {
     uint64_t charged_micros;
     /** The upper 64 bits of the same sum. */
     uint64_t charged_micros_high;
-    /** How far the host's clock is ahead because of leaps that were not believed, in nanoseconds. */
+    /** How far the host's clock is ahead by steps that are on trial, in nanoseconds. */
     uint64_t clock_offset;
     /** Jobs accepted, ever. */
     uint64_t submitted_total;
@@ -1207,7 +1211,7 @@ typedef struct gateway_stats {
     uint64_t aged_total;
     /** Ended jobs whose record left, ever. */
     uint64_t forgotten_total;
-    /** Leaps of the clock that were not believed, ever. */
+    /** Steps of the clock that were put on trial, ever. */
     uint64_t clock_leaps_total;
 } gateway_stats;
 
@@ -1222,7 +1226,7 @@ typedef struct gateway_event {
     uint64_t at;
     /** The job it is about; zero where it is about none. */
     gateway_job_id job;
-    /** How far the clock leapt, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0. */
+    /** How far the clock stepped, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0. */
     uint64_t leapt;
     /** What happened: `GATEWAY_EVENT_QUEUED` and its like. */
     uint32_t kind;
@@ -1507,6 +1511,8 @@ typedef struct gateway_record {
     uint32_t outcome;
     /** 1 where `billed_ns` was measured. */
     uint32_t measured;
+    /** 1 where the clock stepped while the call was open: how long it took nobody knows. */
+    uint32_t clock_stepped;
     /** The currency: three letters. */
     char currency[8];
     /** The id of the request. */
@@ -1605,6 +1611,9 @@ const char *gateway_version(void);
 
 /**
  * The system's clock: nanoseconds since 1970-01-01 00:00 UTC. What every `now` of this header is counted in.
+ *
+ * It never steps: it reads the wall's time once in a process, and goes on with the machine's time since boot, which counts
+ * the time the machine was suspended. A process that is forked goes on with it.
  *
  * The library itself reads it only in the functions that wait. Everywhere else the caller passes `now`, from this
  * clock, from another one, or from a test that makes time up.
@@ -2074,7 +2083,8 @@ gateway_status gateway_release(gateway *gw, uint64_t now, uint64_t lease, gatewa
 gateway_status gateway_advance(gateway *gw, uint64_t now, gateway_advanced *advanced);
 
 /**
- * Takes the clock as it is, however far it leapt: an operator says that the time is right. Else as `gateway_advance`.
+ * Takes a step of the clock that is on trial for time that passed: an operator says that the clock is right. Else as
+ * `gateway_advance`.
  *
  * Errors: as there. May be called from any thread.
  */
@@ -2092,13 +2102,16 @@ gateway_status gateway_next_deadline(const gateway *gw, uint64_t *deadline);
 
 /**
  * Leases the next job, and waits for one until `until`, an instant of `gateway_now`; `GATEWAY_FOREVER` waits without
- * end. Else as `gateway_dispatch`.
+ * end. Else as `gateway_dispatch`. The clock of the calls before may have been another one: the step to `gateway_now` is
+ * one like any other.
  *
  * `GATEWAY_WAIT`: there was none by then, or somebody called `gateway_wake`.
  * Errors: as `gateway_dispatch`; `GATEWAY_INVALID_HANDLE` also where the gateway is freed meanwhile. May be called from
  * any thread.
  */
-gateway_status gateway_wait_dispatch(gateway *gw, uint64_t until, gateway_lease **lease);
+gateway_status gateway_wait_dispatch(gateway *gw,
+                                     uint64_t until,
+                                     gateway_lease **lease);
 
 /**
  * Leases up to `max` jobs to a backend, and waits for the first until `until`. Else as `gateway_dispatch_to` and

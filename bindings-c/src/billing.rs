@@ -120,6 +120,8 @@ pub struct gateway_record {
     pub outcome: u32,
     /// 1 where `billed_ns` was measured.
     pub measured: u32,
+    /// 1 where the clock stepped while the call was open: how long it took nobody knows.
+    pub clock_stepped: u32,
     /// The currency: three letters.
     pub currency: [c_char; 8],
     /// The id of the request.
@@ -181,6 +183,7 @@ impl gateway_record {
             price_version: own.price_version,
             outcome: number(own.outcome, outcomes),
             measured: u32::from(own.measured),
+            clock_stepped: u32::from(own.clock_stepped),
             currency: fixed(own.currency.as_str()),
             request_id: fixed(&own.request_id),
             customer: fixed(&own.customer),

@@ -1,7 +1,8 @@
 //! Which library this is: the numbers a program can compare, and the clock and dice it may use.
 
 use std::ffi::c_char;
-use std::time::{SystemTime, UNIX_EPOCH};
+
+use libgateway::SystemClock;
 
 /// The version of the library, as it is published: breaking changes raise the first number that is not zero.
 pub const GATEWAY_VERSION_MAJOR: u32 = 0;
@@ -34,14 +35,16 @@ pub extern "C" fn gateway_version() -> *const c_char {
 
 /// The system's clock: nanoseconds since 1970-01-01 00:00 UTC. What every `now` of this header is counted in.
 ///
+/// It never steps: it reads the wall's time once in a process, and goes on with the machine's time since boot, which counts
+/// the time the machine was suspended. A process that is forked goes on with it.
+///
 /// The library itself reads it only in the functions that wait. Everywhere else the caller passes `now`, from this
 /// clock, from another one, or from a test that makes time up.
 ///
 /// Cannot fail. May be called from any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn gateway_now() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    SystemClock::of_process().now().as_nanos()
 }
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");

@@ -116,14 +116,14 @@ impl PyCircuitBreaker {
     #[pyo3(signature = (*, now_ns=None))]
     fn state<'py>(&self, py: Python<'py>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
         let now = or_now(now_ns);
-        self.0.with(py, |breaker| breaker.state(now))?.member(py)
+        self.0.with(py, |breaker| noted(breaker, now).state(now))?.member(py)
     }
 
     /// All there is to know, a ``BreakerStatus``.
     #[pyo3(signature = (*, now_ns=None))]
     fn status<'py>(&self, py: Python<'py>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
         let now = or_now(now_ns);
-        self.0.with(py, |breaker| breaker.status(now))?.to_py(py)
+        self.0.with(py, |breaker| noted(breaker, now).status(now))?.to_py(py)
     }
 
     /// Holds the breaker ``"open"`` or ``"closed"`` until an instant, or until ``release``. Returns false, and changes nothing,
@@ -158,4 +158,10 @@ impl PyCircuitBreaker {
         let state = self.0.with(py, |breaker| breaker.state(now))?;
         Ok(format!("<CircuitBreaker {}>", state.word()))
     }
+}
+
+/// A question takes note of a step of the clock, too: somebody may ask nothing else.
+fn noted(breaker: &mut CircuitBreaker, now: Timestamp) -> &CircuitBreaker {
+    breaker.handle_timeout(now);
+    breaker
 }

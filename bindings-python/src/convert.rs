@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libgateway::error::InputError;
-use libgateway::{GpuNanos, Payload, Span, Timestamp};
+use libgateway::{GpuNanos, Payload, Span, SystemClock, Timestamp};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -26,11 +26,10 @@ pub(crate) struct GpuSeconds(pub(crate) GpuNanos);
 /// The body of a job: `bytes`, `str` or anything like bytes.
 pub(crate) struct Body(pub(crate) Payload);
 
-/// The system clock.
+/// The system clock: one for the process, and it never steps.
 #[inline]
 pub(crate) fn system_now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    Timestamp::from_nanos(u64::try_from(since.as_nanos()).unwrap_or(u64::MAX))
+    SystemClock::of_process().now()
 }
 
 /// The instant given, or that of the system clock.

@@ -291,6 +291,7 @@ impl ToPy for (u64, BillingRecord) {
             record.measured,
             record.started.as_nanos(),
             record.ended.as_nanos(),
+            record.clock_stepped,
             price,
             record.price_version,
             record.currency.as_str(),

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 pub use self::config::{CircuitBreakerConfig, RateRule};
 use self::window::Window;
 use crate::error::InputError;
-use crate::time::Timestamp;
+use crate::time::{Clock, Timestamp};
 
 /// A circuit breaker round one callee.
 ///
@@ -27,10 +27,14 @@ use crate::time::Timestamp;
 ///
 /// What happens at an instant happens at that instant, whether or not somebody calls: questions take `now`, never change
 /// anything, and answer as [`CircuitBreaker::admit`] would. [`CircuitBreaker::handle_timeout`] at
-/// [`CircuitBreaker::next_deadline`] only makes it so for the record. A `now` before the latest one given to a call that
-/// may change something counts as the latest.
+/// [`CircuitBreaker::next_deadline`] only makes it so for the record.
 ///
-/// Memory is 232 bytes, and 8 for each bucket but the first: 304 by default. The whole state can be serialised; a state that
+/// `now` is the host's clock, and what counts is the time between two readings: however that clock steps, an open time
+/// ends when it has lasted (see [`Clock`]). Only calls that may change something take note of a step, so a host that asks
+/// questions alone calls [`CircuitBreaker::handle_timeout`] before them. Instants that are answered are of the clock as
+/// it was read last.
+///
+/// Memory is 272 bytes, and 8 for each bucket but the first: 344 by default. The whole state can be serialised; a state that
 /// contradicts itself is refused when it is read.
 ///
 /// ```
@@ -56,8 +60,7 @@ use crate::time::Timestamp;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Stored")]
 pub struct CircuitBreaker {
-    /// The latest time seen.
-    latest: Timestamp,
+    clock: Clock,
     phase: Phase,
     /// Failures since the last success, while closed.
     consecutive: u32,
@@ -233,8 +236,10 @@ impl CircuitBreaker {
     /// [`InputError`] for the first field of the configuration that cannot be.
     pub fn new(config: CircuitBreakerConfig, now: Timestamp) -> Result<Self, InputError> {
         config.validate()?;
+        let clock = Clock::new(now);
+        let now = clock.now();
         Ok(Self {
-            latest: now,
+            clock,
             phase: Phase {
                 kind: Kind::Closed,
                 generation: 0,
@@ -281,7 +286,7 @@ impl CircuitBreaker {
             }
             Kind::Open | Kind::Probing | Kind::ForcedOpen => {
                 self.totals.rejected = self.totals.rejected.saturating_add(1);
-                Admit::Deny { until: self.phase.deadline }
+                Admit::Deny { until: self.clock.to_host(self.phase.deadline) }
             }
         }
     }
@@ -368,7 +373,7 @@ impl CircuitBreaker {
 
     /// When the state changes by itself: the end of the open time or of a forced state, or the deadline of the probe.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        Some(self.phase.deadline).filter(|deadline| *deadline != Timestamp::MAX)
+        Some(self.phase.deadline).filter(|at| *at != Timestamp::MAX).map(|at| self.clock.to_host(at))
     }
 
     /// Overrides the breaker until `until`, or until [`CircuitBreaker::release`] if there is no end. All calls that are
@@ -389,7 +394,7 @@ impl CircuitBreaker {
     /// ```
     pub fn force(&mut self, state: ForcedState, until: Option<Timestamp>, now: Timestamp) -> bool {
         let now = self.observe(now);
-        let until = until.unwrap_or(Timestamp::MAX);
+        let until = until.map_or(Timestamp::MAX, |until| self.clock.from_host(until));
         if until <= now {
             return false;
         }
@@ -414,7 +419,7 @@ impl CircuitBreaker {
 
     /// The state at `now`.
     pub fn state(&self, now: Timestamp) -> BreakerState {
-        self.phase_at(now).kind.state()
+        self.phase_at(self.peek(now)).kind.state()
     }
 
     /// Whether [`CircuitBreaker::admit`] would let a call pass at `now`.
@@ -434,10 +439,11 @@ impl CircuitBreaker {
         if self.phase.kind == Kind::Closed {
             return None;
         }
-        let phase = self.phase_at(now);
+        let clock = self.peek(now);
+        let phase = self.phase_at(clock);
         match phase.kind {
             Kind::Closed | Kind::ForcedClosed | Kind::HalfOpen => None,
-            Kind::Open | Kind::Probing | Kind::ForcedOpen => Some(phase.deadline),
+            Kind::Open | Kind::Probing | Kind::ForcedOpen => Some(clock.to_host(phase.deadline)),
         }
     }
 
@@ -446,13 +452,14 @@ impl CircuitBreaker {
     /// # Complexity
     /// O(buckets).
     pub fn status(&self, now: Timestamp) -> BreakerStatus {
-        let phase = self.phase_at(now);
-        let (calls, failures) = self.window.counts_at(now.max(self.latest));
+        let clock = self.peek(now);
+        let phase = self.phase_at(clock);
+        let (calls, failures) = self.window.counts_at(clock.now());
         BreakerStatus {
             state: phase.kind.state(),
             forced: phase.kind.is_forced(),
-            since: phase.since,
-            until: Some(phase.deadline).filter(|deadline| *deadline != Timestamp::MAX),
+            since: clock.to_host(phase.since),
+            until: Some(phase.deadline).filter(|at| *at != Timestamp::MAX).map(|at| clock.to_host(at)),
             reason: phase.reason,
             calls,
             failures,
@@ -468,12 +475,16 @@ impl CircuitBreaker {
 
     #[inline]
     fn observe(&mut self, now: Timestamp) -> Timestamp {
-        self.latest = self.latest.max(now);
-        self.latest
+        self.clock.observe_awaited(now, self.phase.deadline);
+        self.clock.now()
     }
 
-    fn phase_at(&self, now: Timestamp) -> Phase {
-        self.phase.at(now.max(self.latest), &self.config)
+    fn peek(&self, now: Timestamp) -> Clock {
+        self.clock.peek(now, self.phase.deadline)
+    }
+
+    fn phase_at(&self, clock: Clock) -> Phase {
+        self.phase.at(clock.now(), &self.config)
     }
 
     #[inline]
@@ -513,9 +524,9 @@ impl CircuitBreaker {
     fn is_sound(&self) -> bool {
         let counting = matches!(self.phase.kind, Kind::Closed | Kind::ForcedClosed);
         self.config.validate().is_ok()
-            && self.window.is_sound(&self.config, self.latest)
+            && self.window.is_sound(&self.config, self.clock.now())
             && (counting || (self.consecutive == 0 && self.window.counts() == (0, 0)))
-            && self.phase.is_sound(&self.config, self.latest)
+            && self.phase.is_sound(&self.config, self.clock.now())
     }
 
     /// Panics unless the state is one that calls can have led to.
@@ -616,7 +627,7 @@ impl Permit {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
-    latest: Timestamp,
+    clock: Clock,
     phase: Phase,
     consecutive: u32,
     window: Window,
@@ -630,9 +641,9 @@ impl TryFrom<Stored> for CircuitBreaker {
     /// # Errors
     /// [`InputError`] if no calls can have left a breaker like this.
     fn try_from(stored: Stored) -> Result<Self, InputError> {
-        let Stored { latest, phase, consecutive, window, totals, config } = stored;
+        let Stored { clock, phase, consecutive, window, totals, config } = stored;
         config.validate()?;
-        let breaker = Self { latest, phase, consecutive, window, totals, config };
+        let breaker = Self { clock, phase, consecutive, window, totals, config };
         if breaker.is_sound() {
             return Ok(breaker);
         }

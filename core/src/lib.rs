@@ -7,7 +7,8 @@
 //! Every part can be used alone: [`KeyedRateLimiter`], [`CircuitBreaker`], [`FairQueue`], [`JobStore`],
 //! [`BillingCollector`], [`Outbox`], [`Histogram`], [`Backoff`], [`Timers`].
 //!
-//! The crate is `no_std` with `alloc` and without `unsafe`. Feature `std` (default) adds [`SharedGateway`] alone; feature
+//! The crate is `no_std` with `alloc` and without `unsafe`. Feature `std` (default) adds [`SharedGateway`] and
+//! [`SystemClock`] alone; feature
 //! `testing` adds `check_invariants()` to every part.
 #![no_std]
 #![forbid(unsafe_code)]
@@ -35,6 +36,8 @@ mod queue;
 mod registry;
 #[cfg(feature = "std")]
 mod shared;
+#[cfg(feature = "std")]
+mod system_clock;
 mod time;
 mod timers;
 
@@ -71,5 +74,7 @@ pub use limiter::{
 pub use queue::{FairQueue, FairQueueConfig, Key, Ordering, RankIter, RankTree, Ticket, TreeId};
 #[cfg(feature = "std")]
 pub use shared::{Notice, SharedGateway, Subscription};
-pub use time::{Clock, GpuNanos, Span, Timestamp};
+#[cfg(feature = "std")]
+pub use system_clock::SystemClock;
+pub use time::{Clock, GpuNanos, Span, Tick, Timestamp};
 pub use timers::Timers;

@@ -6,7 +6,7 @@ use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::vec::Vec;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
@@ -28,14 +28,10 @@ use crate::time::Timestamp;
 /// Every method reads the host's clock once it has the lock, so commands are applied in the order of their instants.
 ///
 /// ```
-/// use std::time::SystemTime;
-/// use libgateway::{Backend, BackendKind, Gateway, GatewayConfig, JobId, Output, Route, SharedGateway, Submit, Timestamp, Usage};
+/// use libgateway::{Backend, BackendKind, Gateway, GatewayConfig, JobId, Output, Route, SharedGateway, Submit, SystemClock, Usage};
 ///
-/// let clock = || {
-///     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-///     Timestamp::from_nanos(now.as_nanos() as u64)
-/// };
-/// let gateway = SharedGateway::new(Gateway::new(GatewayConfig::default(), clock())?, clock);
+/// let clock = SystemClock::of_process();
+/// let gateway = SharedGateway::new(Gateway::new(GatewayConfig::default(), clock.now())?, || clock.now());
 /// gateway.with(|gateway, now| {
 ///     gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["*"]))
 /// })??;
@@ -92,7 +88,7 @@ struct Machine {
     /// The event that is told next.
     next_event: u64,
     /// The dispatcher that wakes at the gateway's deadline, and that deadline: one is enough, it wakes the others.
-    leader: Option<(u64, Timestamp)>,
+    leader: Option<(u64, Instant)>,
 }
 
 struct Waiter {
@@ -109,7 +105,8 @@ enum Queue {
 }
 
 impl SharedGateway {
-    /// Shares a gateway. `clock` is the host's: nanoseconds since the Unix epoch.
+    /// Shares a gateway. `clock` is the host's: nanoseconds since the Unix epoch. [`SystemClock`](crate::SystemClock) is
+    /// one; whichever it is, callers wait as long as it says when they begin, by a clock that does not step.
     pub fn new(gateway: Gateway, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         let (told, next_event) = (gateway.changes(), gateway.next_event());
         let machine = Machine {
@@ -230,6 +227,7 @@ impl SharedGateway {
         mut attempt: impl FnMut(&mut Gateway, Timestamp) -> Result<T, Option<Timestamp>>,
     ) -> Result<Option<T>, Poisoned> {
         let parker = Parker::new();
+        let mut end = None;
         loop {
             let (number, pause) = {
                 let mut machine = self.lock()?;
@@ -244,17 +242,20 @@ impl SharedGateway {
                     }
                     Err(wake) => wake,
                 };
-                if until.is_some_and(|until| until <= now) {
+                // The host's clock is asked how long, and the wait is by one that does not step.
+                let present = Instant::now();
+                let after = |at: Timestamp| present.checked_add(Duration::from_nanos(at.since(now).as_nanos()));
+                end = end.or_else(|| until.and_then(after));
+                if until.is_some_and(|until| until <= now) || end.is_some_and(|end| end <= present) {
                     machine.wake_dispatcher();
                     return Ok(None);
                 }
                 let number = machine.enlist(queue, parker.unparker().clone());
-                let wake = wake.filter(|at| machine.has_to_wake(queue, number, *at));
-                let wake = [wake, until].into_iter().flatten().min();
-                (number, wake.map(|at| Duration::from_nanos(at.since(now).as_nanos())))
+                let wake = wake.and_then(after).filter(|at| machine.has_to_wake(queue, number, *at));
+                (number, [wake, end].into_iter().flatten().min())
             };
             match pause {
-                Some(pause) => parker.park_timeout(pause),
+                Some(pause) => parker.park_deadline(pause),
                 None => parker.park(),
             }
             self.lock()?.delist(queue, number);
@@ -337,7 +338,7 @@ impl Machine {
     }
 
     /// Whether a waiter has to wake at the gateway's deadline `at`: of all dispatchers, only the one that wakes first.
-    fn has_to_wake(&mut self, queue: Queue, number: u64, at: Timestamp) -> bool {
+    fn has_to_wake(&mut self, queue: Queue, number: u64, at: Instant) -> bool {
         if !matches!(queue, Queue::Dispatchers) {
             return true;
         }

@@ -7,6 +7,9 @@ use core::ops::{Add, AddAssign};
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(test)]
+pub(crate) mod pace;
+
 /// An instant: nanoseconds since the Unix epoch (UTC), given by the host. It lasts until the year 2554.
 ///
 /// Adding a [`Span`] saturates at [`Timestamp::MAX`], which therefore reads as "never".
@@ -224,9 +227,10 @@ pub(crate) fn write_decimal(f: &mut impl fmt::Write, value: u128, decimals: u32)
 ///
 /// Machine time passes as the readings do. What it makes of a step:
 ///
-/// - **Back**: no time passes at the step, and from then on machine time goes on at the pace of the readings. If the clock
-///   returns in one step within [`Clock::TRIAL`], that step counts only beyond where the clock was: a single wrong reading, two
-///   threads that read in one order and call in the other, or a clock that flaps makes no time.
+/// - **Back**: no time passes at the step, and from then on machine time goes on at the pace of the readings. A clock that
+///   returns in one step within [`Clock::TRIAL`] makes no time by it, if that is what it was: a jump of the same length, or
+///   a 64th more (a single wrong reading); after the second step back, any jump beyond where the clock was (callers whose
+///   clocks differ, a clock that flaps).
 /// - **Ahead**: all of it is time that passed. A clock made by [`Clock::wary`] first puts a step of more than `jump_max`
 ///   beyond the instant that the host was asked to call at on trial: machine time goes on at the pace of the readings, and
 ///   the step is added once they have gone on for [`Clock::TRIAL`] without being taken back. A step that is taken back was
@@ -263,6 +267,8 @@ pub struct Clock {
     doubt: Span,
     /// Machine time of the latest step that is on trial.
     since: Timestamp,
+    /// Steps back with less than a trial from one to the next.
+    steps: u8,
 }
 
 /// What a reading made of a [`Clock`].
@@ -284,8 +290,12 @@ impl Clock {
     }
 
     /// A clock that stands at `now` and puts steps ahead by more than `jump_max` on trial.
+    ///
+    /// Up to the year 2262 machine time begins as that of the host. What is made later than that was made by a broken
+    /// clock, and machine time begins there, so that it has room to go on.
     pub const fn wary(now: Timestamp, jump_max: Span) -> Self {
-        Self { now, reading: now, jump_max, back: Span::ZERO, doubt: Span::ZERO, since: now }
+        let start = if now.0 > START_MAX { Timestamp(START_MAX) } else { now };
+        Self { now: start, reading: now, jump_max, back: Span::ZERO, doubt: Span::ZERO, since: start, steps: 0 }
     }
 
     /// Machine time.
@@ -325,11 +335,12 @@ impl Clock {
         self.observe_step(reading, awaited)
     }
 
-    /// What machine time would be after a reading; changes nothing.
+    /// The clock as a reading would leave it: for questions, which change nothing.
     #[must_use]
-    pub fn peek(mut self, reading: Timestamp) -> Timestamp {
-        self.observe(reading);
-        self.now
+    #[inline]
+    pub fn peek(mut self, reading: Timestamp, awaited: Timestamp) -> Self {
+        self.observe_awaited(reading, awaited);
+        self
     }
 
     /// An instant of the machine as the host's clock shows it. [`Timestamp::MAX`], never, stays so.
@@ -356,14 +367,16 @@ impl Clock {
             self.step_back(self.reading.since(reading));
         } else {
             if self.now.since(self.since) >= Self::TRIAL {
-                self.back = Span::ZERO;
+                (self.back, self.steps) = (Span::ZERO, 0);
                 self.accept();
             }
             let mut passed = reading.since(self.reading);
             let asked = awaited.max(self.now);
-            if passed >= self.back && !is_punctual(self.now, self.now + passed, awaited) {
-                passed = Span(passed.0 - self.back.0);
-                self.back = Span::ZERO;
+            if passed >= self.back {
+                let back = core::mem::take(&mut self.back);
+                if self.is_return(passed, back) && !is_punctual(self.now, self.now + passed, awaited) {
+                    passed = Span(passed.0 - back.0);
+                }
             }
             if (self.now + passed).since(asked) > self.jump_max {
                 self.doubt = self.doubt.saturating_add(passed);
@@ -381,6 +394,7 @@ impl Clock {
         let rest = Span(self.doubt.0.saturating_sub(step.0));
         if self.doubt < step {
             self.back = self.back.saturating_add(Span(step.0 - self.doubt.0));
+            self.steps = if self.now.since(self.since) >= Self::TRIAL { 1 } else { self.steps.saturating_add(1) };
             self.since = self.now;
         }
         if rest > self.jump_max {
@@ -390,6 +404,11 @@ impl Clock {
             self.doubt = Span::ZERO;
             self.pass(rest);
         }
+    }
+
+    /// Whether a jump ahead is the clock that returns to where it was before it stepped back.
+    fn is_return(&self, jump: Span, back: Span) -> bool {
+        self.steps > 1 || jump.0 - back.0 <= back.0 / 64
     }
 
     /// Lets time pass, unless no clock that works can say so.
@@ -404,7 +423,7 @@ impl Clock {
 
 /// Whether a host that calls at `at`, and before that at `before`, did as it was asked: it slept until `awaited`.
 pub(crate) fn is_punctual(before: Timestamp, at: Timestamp, awaited: Timestamp) -> bool {
-    awaited > before && at >= awaited && at.since(awaited) <= LATE_MAX
+    awaited > before && at.0.abs_diff(awaited.0) <= LATE_MAX.0
 }
 
 const fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
@@ -417,11 +436,14 @@ const fn shift(at: Timestamp, from: Timestamp, to: Timestamp) -> Timestamp {
     }
 }
 
-/// How late a host wakes that sleeps until an instant. Later than that, it was held up, or its clock stepped.
+/// How far from an instant a host wakes that sleeps until it. Farther than that, it was held up, or its clock stepped.
 const LATE_MAX: Span = Span::from_millis(250);
 
 /// 146 years.
 const STEP_MAX: Span = Span(1 << 62);
+
+/// The year 2262: as long again is left before machine time can run no further.
+const START_MAX: u64 = 1 << 63;
 
 const NANOS_PER_SEC: u64 = 1_000_000_000;
 
@@ -451,12 +473,13 @@ mod tests {
                     assert_eq!(clock.now().since(before), Span::from_secs(1), "step {step}, wary {wary}");
                     assert_eq!(clock.to_host(clock.now()), secs(stepped + second));
                 }
-                // Right again: no second is lost and none is doubled.
+                // Right again: no second is lost, and none is doubled but by a step back that is as good as time.
                 let before = clock.now();
                 clock.observe(secs(start + 11));
                 clock.observe(secs(start + 12));
                 let passed = clock.now().since(before);
-                assert!((1..=12).contains(&passed.as_secs_ceil()), "step {step}, wary {wary}: {passed}");
+                let doubled = if (-599..0).contains(&step) { step.unsigned_abs() } else { 0 };
+                assert!((1..=12 + doubled).contains(&passed.as_secs_ceil()), "step {step}, wary {wary}: {passed}");
             }
         }
     }
@@ -503,17 +526,31 @@ mod tests {
 
     #[test]
     fn going_back_and_forth_makes_no_time() {
+        // Two callers whose clocks differ by five seconds: the first return may be time that passed, no other.
         let mut clock = Clock::new(secs(1_000));
-        for _ in 0..100 {
-            clock.observe(secs(999));
-            clock.observe(secs(1_000));
+        for second in 1..=100 {
+            clock.observe(secs(1_000 + second));
+            clock.observe(secs(995 + second));
         }
-        assert_eq!(clock.now(), secs(1_000));
+        assert_eq!(clock.now(), secs(1_105));
         // Readings that threads took in one order and gave in the other.
+        let mut clock = Clock::new(secs(1_000));
         for micros in [5, 3, 4, 6, 2, 9, 8, 10] {
             clock.observe(secs(1_000) + Span::from_micros(micros));
         }
         assert_eq!(clock.now(), secs(1_000) + Span::from_micros(10));
+    }
+
+    #[test]
+    fn after_a_step_back_the_first_reading_counts_however_far_it_is() {
+        for step in [1, 12, 45, 59, 599] {
+            for gap in [2, 20, 60, 3_600] {
+                let mut clock = Clock::new(secs(2_000));
+                clock.observe(secs(2_000 - step));
+                clock.observe(secs(2_000 - step + gap));
+                assert_eq!(clock.now(), secs(2_000 + gap), "step {step}, gap {gap}");
+            }
+        }
     }
 
     #[test]

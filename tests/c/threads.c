@@ -4,6 +4,7 @@
 #include "check.h"
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #define THREADS 4
 
@@ -407,7 +408,43 @@ static void merging_crosswise_ends(void) {
     OK(gateway_histogram_free(other));
 }
 
+/* Who waits, waits by the clock that it sleeps by: a gateway made ten hours ago, or by a clock that is ten hours ahead,
+   once was asked again and again, as fast as the machine could. */
+static void who_waits_does_not_spin(void) {
+    const int64_t hours[] = {-10, 0, 10};
+    for (int i = 0; i < 3; i++) {
+        uint64_t made = (uint64_t)((int64_t)gateway_now() + hours[i] * 3600 * (int64_t)GATEWAY_SECOND);
+        gateway *gw = NULL;
+        OK(gateway_new(NULL, made, &gw));
+        put_flux(gw, made, 1);
+        submit(gw, made, 1);
+        gateway_lease *lease = NULL;
+        STATUS(gateway_dispatch(gw, made, &lease, NULL), GATEWAY_OK);
+        clock_t before = clock();
+        STATUS(gateway_wait_dispatch(gw, gateway_now() + GATEWAY_SECOND, &lease), GATEWAY_WAIT);
+        uint64_t changes;
+        OK(gateway_changes(gw, &changes));
+        STATUS(gateway_wait_change(gw, gateway_now() + GATEWAY_SECOND, &changes), GATEWAY_WAIT);
+        CHECK((double)(clock() - before) / CLOCKS_PER_SEC < 0.5);
+        OK(gateway_lease_free(lease));
+        OK(gateway_free(gw));
+    }
+}
+
+static void the_clock_of_the_library_never_goes_back(void) {
+    uint64_t last = gateway_now();
+    for (int i = 0; i < 10000; i++) {
+        uint64_t now = gateway_now();
+        CHECK(now >= last);
+        last = now;
+    }
+    int64_t apart = (int64_t)time(NULL) - (int64_t)(last / GATEWAY_SECOND);
+    CHECK(-3600 < apart && apart < 3600);
+}
+
 int main(void) {
+    who_waits_does_not_spin();
+    the_clock_of_the_library_never_goes_back();
     a_limit_holds_over_all_threads();
     every_job_is_completed_once();
     each_waiter_gets_a_job_when_one_comes();

@@ -364,3 +364,50 @@ def test_a_gateway_that_was_waited_for_is_collected(virtual: Run, clock: Clock) 
     del gateway, main
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("hours", [-10, 10])
+def test_a_loop_does_not_spin_and_does_not_oversleep_over_a_step_of_the_clock(hours: int, virtual: Run, clock: Clock) -> None:
+    # The pause was computed from two clocks: of one that was right again, and of one that had been ten hours off.
+    shift = hours * 3_600 * SECOND
+    reads = 0
+
+    def host() -> int:
+        nonlocal reads
+        reads += 1
+        return clock.now + shift
+
+    gateway = Gateway(backends=[flux()], seed=1, clock=host)
+    gateway.submit("acme", ROUTE)
+    gateway.dispatch()
+
+    async def main() -> int:
+        nonlocal shift, reads
+        job = gateway.submit("acme", ROUTE, timeouts=Timeouts(queue=30))
+        result = asyncio.create_task(gateway.result(job))
+        await turns()
+        shift = 0
+        gateway.advance()
+        reads, began = 0, clock.now
+        outcome = await result
+        assert outcome.cancelled is CancelReason.QUEUE_TIMEOUT
+        return clock.now - began
+
+    took = virtual(main())
+    assert took <= 31 * SECOND and reads < 20, (took, reads)
+
+
+def test_a_timer_that_was_set_before_a_step_back_is_not_hours_late(virtual: Run, clock: Clock) -> None:
+    shift = 10 * 3_600 * SECOND
+    gateway = Gateway(backends=[flux()], seed=1, clock=lambda: clock.now + shift)
+
+    async def main() -> int:
+        nonlocal shift
+        first = gateway.submit("acme", ROUTE, timeouts=Timeouts(queue=30))
+        shift = 0
+        began = clock.now
+        await gateway.result(first)
+        return clock.now - began
+
+    # Nobody read the clock between its step and the timer: what passed until then is not known.
+    assert virtual(main()) <= 61 * SECOND

@@ -4,9 +4,9 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
-from libgateway import FailureKind, Gateway, JobId, JobState, NoResultError, SupersededError
+from libgateway import FailureKind, Gateway, JobId, JobState, NoResultError, SupersededError, Timeouts
 
-from conftest import ROUTE, START, Clock
+from conftest import ROUTE, SECOND, START, Clock, flux
 
 
 def state(gateway: Gateway, job: JobId) -> JobState:
@@ -134,3 +134,70 @@ def test_leases_compare_by_number_and_gateway(gateway: Gateway, clock: Clock) ->
     assert first is not None and second is not None
     assert first == first and first != second and first.id == second.id and hash(first) == hash(second)
     assert first.deadline_ns == START + 300 * 10**9
+
+
+def test_a_block_opened_at_an_instant_reads_no_clock() -> None:
+    # The block ended at the system's time: sixty years after it began.
+    def never() -> int:
+        raise AssertionError("the clock was read")
+
+    gateway = Gateway(backends=[flux(slots=4)], seed=1, clock=never, now_ns=START)
+    job = gateway.submit("acme", ROUTE, now_ns=START)
+    with gateway.lease(now_ns=START + 1) as lease:
+        assert lease is not None
+        lease.heartbeat(now_ns=START + 5)
+        settled = lease.complete("x")
+    assert (settled.job, settled.usage_ns) == (job, 4)
+    other = gateway.submit("acme", ROUTE, now_ns=START + 10)
+    with pytest.raises(ValueError):
+        with gateway.lease(route=ROUTE, now_ns=START + 10):
+            gateway.advance(now_ns=START + 30)
+            raise ValueError
+    view = gateway.job(other)
+    assert view is not None and view.finished_ns == START + 30
+    with gateway.take_settlements(now_ns=START + 40) as settlements:
+        assert [own.finished_ns for own in settlements] == [START + 5, START + 30]
+    assert gateway.stats().unconfirmed == 0 and gateway.now_ns == START + 40
+    with pytest.raises(KeyError):
+        with gateway.take_settlements(now_ns=START + 50):
+            raise KeyError
+
+
+def test_steps_at_an_instant_grant_leases_that_keep_to_it() -> None:
+    gateway = Gateway(backends=[flux(slots=4)], seed=1, now_ns=START)
+    gateway.submit("acme", ROUTE, now_ns=START)
+    with gateway.transaction(now_ns=START + 2) as tx:
+        step = tx.dispatch()
+    with step.value as lease:
+        lease.complete("x")
+    assert gateway.now_ns == START + 2
+
+
+def test_a_block_that_waits_takes_no_instant(gateway: Gateway, virtual: Callable[..., object]) -> None:
+    async def main() -> None:
+        with pytest.raises(TypeError):
+            async with gateway.lease(now_ns=START):
+                pass
+
+    virtual(main())
+
+
+@pytest.mark.parametrize("hours", [-87_600, -10, -0.001, 0.001, 10, 87_600])
+def test_a_step_of_the_clock_neither_freezes_a_gateway_nor_ends_what_is_heard(hours: float) -> None:
+    clock = Clock(START + int(hours * 3_600) * SECOND)
+    gateway = Gateway(backends=[flux(lease_for=60)], seed=1, clock=clock)
+    clock.now = START
+    waiting = gateway.submit("acme", "image/flux/other/t2i", timeouts=Timeouts(queue=30))
+    job = gateway.submit("acme", ROUTE)
+    gateway.cancel(gateway.submit("acme", ROUTE))
+    lease = gateway.dispatch(route=ROUTE)
+    assert lease is not None and lease.deadline_ns == START + 60 * SECOND
+    assert gateway.next_deadline_ns == START + 30 * SECOND
+    for _ in range(6):
+        clock.tick(20 * SECOND)
+        assert lease.heartbeat() == clock.now + 60 * SECOND
+    view = gateway.job(waiting)
+    assert view is not None and view.finished_ns == START + 30 * SECOND
+    clock.tick(60 * SECOND)
+    gateway.advance()
+    assert state(gateway, job) is JobState.QUEUED

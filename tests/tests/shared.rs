@@ -7,11 +7,11 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use libgateway::{
     Abort, Backend, BackendKind, CustomerPolicy, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobId,
-    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, Timestamp, Usage,
+    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, SystemClock, Timestamp, Usage,
 };
 
 /// A gateway with one backend of `slots`, on a real clock that starts at a round number.
@@ -221,4 +221,73 @@ fn a_panic_under_the_lock_is_told_to_everybody_after() {
     assert!(gateway.with(|_, _| ()).is_err());
     assert!(gateway.dispatch(Some(far)).is_err());
     assert!(gateway.into_inner().is_none());
+}
+
+/// A gateway made by a clock that is `step` seconds off, shared by a host whose clock is right, with one job that runs.
+/// Counts how often that clock is read.
+fn made_by_another_clock(step: i64) -> (SharedGateway, Arc<AtomicU64>, Timestamp) {
+    let right = Timestamp::from_secs(1_000_000_000);
+    let made = Timestamp::from_secs(1_000_000_000_u64.saturating_add_signed(step));
+    let mut gateway = Gateway::new(GatewayConfig::default(), made).unwrap();
+    let backend = Backend::new("gpu", BackendKind::Torch).serves("image", "flux", ["*"]);
+    gateway.put_backend(made, backend).unwrap();
+    gateway.submit(made, job(1)).unwrap();
+    assert!(gateway.dispatch(made).lease().is_some());
+    let (zero, reads) = (Instant::now(), Arc::new(AtomicU64::new(0)));
+    let counted = reads.clone();
+    let clock = move || {
+        counted.fetch_add(1, Ordering::SeqCst);
+        right + Span::from_nanos(zero.elapsed().as_nanos() as u64)
+    };
+    (SharedGateway::new(gateway, clock), reads, right)
+}
+
+#[test]
+fn who_waits_does_not_spin_whatever_the_clock_was_before() {
+    for step in [-36_000, -36, 36, 36_000] {
+        let (gateway, reads, right) = made_by_another_clock(step);
+        let until = Some(right + Span::from_millis(60));
+        assert!(gateway.dispatch(until).unwrap().is_none());
+        assert!(gateway.dispatch_to("gpu", 1, until).unwrap().unwrap().is_empty());
+        assert!(gateway.outcome(JobId::from_entropy(1), until).unwrap().is_none());
+        let reads = reads.load(Ordering::SeqCst);
+        assert!(reads <= 9, "step {step}: {reads} attempts of three that wait");
+    }
+}
+
+#[test]
+fn a_wait_ends_although_the_hosts_clock_steps_back_in_it() {
+    let start = Timestamp::from_secs(1_000_000);
+    let (zero, reads) = (Instant::now(), AtomicU64::new(0));
+    let clock = move || {
+        let back = if reads.fetch_add(1, Ordering::SeqCst) == 0 { 0 } else { 36_000 };
+        Timestamp::from_secs(1_000_000 - back) + Span::from_nanos(zero.elapsed().as_nanos() as u64)
+    };
+    let gateway = SharedGateway::new(Gateway::new(GatewayConfig::default(), start).unwrap(), clock);
+    assert!(gateway.dispatch(Some(start + Span::from_millis(30))).unwrap().is_none());
+}
+
+#[test]
+fn the_system_clock_begins_at_the_walls_time_and_never_goes_back() {
+    fn any_thread<T: Send + Sync + Copy>() {}
+    any_thread::<SystemClock>();
+    let clock = SystemClock::new();
+    let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert!(
+        clock.now().as_nanos().abs_diff(wall.as_nanos() as u64) < 3_600_000_000_000,
+        "about what a wall clock shows"
+    );
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            thread::spawn(move || {
+                let mut last = clock.now();
+                for _ in 0..10_000 {
+                    let now = SystemClock::of_process().now().max(clock.now());
+                    assert!(now >= last);
+                    last = now;
+                }
+            })
+        })
+        .collect();
+    assert!(threads.into_iter().all(|thread| thread.join().is_ok()));
 }

@@ -159,7 +159,8 @@ pub struct gateway_config {
     pub customer_idle: u64,
     /// A batch of settlements that is neither confirmed nor given back returns to the outbox after so long. Default 60 s.
     pub settle_within: u64,
-    /// A reading of the clock further ahead is not believed while jobs are live. Default 1 h.
+    /// A reading of the clock further ahead is on trial for a minute before it is time that passed, while there are jobs or
+    /// results that it could hurt. Default 1 h.
     pub clock_jump_max: u64,
     /// How customers of one lane follow each other: `GATEWAY_ORDERING_FAIR` or `GATEWAY_ORDERING_FIFO`.
     pub ordering: u32,

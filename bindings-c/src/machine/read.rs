@@ -135,7 +135,7 @@ pub struct gateway_stats {
     pub charged_micros: u64,
     /// The upper 64 bits of the same sum.
     pub charged_micros_high: u64,
-    /// How far the host's clock is ahead because of leaps that were not believed, in nanoseconds.
+    /// How far the host's clock is ahead by steps that are on trial, in nanoseconds.
     pub clock_offset: u64,
     /// Jobs accepted, ever.
     pub submitted_total: u64,
@@ -163,7 +163,7 @@ pub struct gateway_stats {
     pub aged_total: u64,
     /// Ended jobs whose record left, ever.
     pub forgotten_total: u64,
-    /// Leaps of the clock that were not believed, ever.
+    /// Steps of the clock that were put on trial, ever.
     pub clock_leaps_total: u64,
 }
 

@@ -83,7 +83,8 @@ impl super::Machine {
 }
 
 /// Leases the next job, and waits for one until `until`, an instant of `gateway_now`; `GATEWAY_FOREVER` waits without
-/// end. Else as `gateway_dispatch`.
+/// end. Else as `gateway_dispatch`. The clock of the calls before may have been another one: the step to `gateway_now` is
+/// one like any other.
 ///
 /// `GATEWAY_WAIT`: there was none by then, or somebody called `gateway_wake`.
 /// Errors: as `gateway_dispatch`; `GATEWAY_INVALID_HANDLE` also where the gateway is freed meanwhile. May be called from

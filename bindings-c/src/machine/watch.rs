@@ -27,7 +27,7 @@ pub const GATEWAY_EVENT_AGED: u32 = 5;
 pub const GATEWAY_EVENT_ENDED: u32 = 6;
 /// An ended job's record left.
 pub const GATEWAY_EVENT_FORGOTTEN: u32 = 7;
-/// A reading of the clock was so far ahead that it was not believed; `leapt` tells how far.
+/// A reading of the clock was so far ahead that it was put on trial; `leapt` tells how far.
 pub const GATEWAY_EVENT_CLOCK_LEAPT: u32 = 8;
 /// Something this header does not know yet.
 pub const GATEWAY_EVENT_OTHER: u32 = 4294967295;
@@ -44,7 +44,7 @@ pub struct gateway_event {
     pub at: u64,
     /// The job it is about; zero where it is about none.
     pub job: gateway_job_id,
-    /// How far the clock leapt, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0.
+    /// How far the clock stepped, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0.
     pub leapt: u64,
     /// What happened: `GATEWAY_EVENT_QUEUED` and its like.
     pub kind: u32,

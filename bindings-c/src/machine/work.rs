@@ -116,7 +116,7 @@ pub struct gateway_advanced {
     pub now: u64,
     /// When to call again; `GATEWAY_FOREVER`: no deadline is armed.
     pub next_deadline: u64,
-    /// How far the clock leapt ahead, when it was not believed; 0: it did not.
+    /// How far the clock is ahead by steps that are on trial, if this reading was one; else 0.
     pub leapt: u64,
     /// Deadlines handled.
     pub handled: u32,
@@ -429,7 +429,8 @@ pub unsafe extern "C" fn gateway_advance(
     })
 }
 
-/// Takes the clock as it is, however far it leapt: an operator says that the time is right. Else as `gateway_advance`.
+/// Takes a step of the clock that is on trial for time that passed: an operator says that the clock is right. Else as
+/// `gateway_advance`.
 ///
 /// Errors: as there. May be called from any thread.
 #[unsafe(no_mangle)]

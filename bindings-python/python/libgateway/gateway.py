@@ -26,7 +26,9 @@ class Gateway(_native.Gateway):
 
     Every call is atomic and safe from any thread. ``backends``, ``customers`` (a policy for each name) and ``prices`` are put
     in force at once; all other arguments are limits and policies, see ``docs/commands.md`` for what each means. ``seed`` is
-    random unless given. ``clock`` is called for the time where ``now_ns`` is not given: nanoseconds since the Unix epoch.
+    random unless given. ``clock`` is called for the time where ``now_ns`` is not given: nanoseconds since the Unix epoch. Without
+    one it is the system's, read once in a process and never stepping from then on. Every instant that is answered is of that
+    clock, as it was read last.
 
     Waiting is for asyncio: ``async for lease in gateway.leases()``, ``await gateway.result(job)``,
     ``async for event in gateway.watch(job)``, ``async with gateway.transaction()``.
@@ -118,13 +120,25 @@ class Gateway(_native.Gateway):
         """
         return Transaction(self, now_ns)
 
-    def lease(self, *, backend: str | None = None, route: str | Route | None = None) -> LeaseBlock:
+    def lease(
+        self, *, backend: str | None = None, route: str | Route | None = None, now_ns: Moment | None = None
+    ) -> LeaseBlock:
         """The next job, for a block: ``with`` gives a lease or ``None`` at once, ``async with`` waits for one.
 
         The block ends the lease as it ends itself, see ``Lease``. With a ``backend`` the next job for that, with a ``route`` the
-        next of that.
+        next of that. With ``now_ns`` no clock is read: the block begins at that instant and ends at the latest one the gateway
+        was told. ``async with`` waits by the clock and takes no ``now_ns``.
+
+        >>> from libgateway import Backend
+        >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], now_ns=1_000)
+        >>> job = gateway.submit("acme", "image/flux/dev/t2i", now_ns=1_000)
+        >>> with gateway.lease(now_ns=2_000) as lease:
+        ...     deadline = lease.heartbeat(now_ns=5_000)
+        ...     settled = lease.complete(b"an image")
+        >>> settled.usage_ns
+        3000
         """
-        return LeaseBlock(self, backend, route)
+        return LeaseBlock(self, backend, route, now_ns)
 
     def leases(self, *, backend: str | None = None, route: str | Route | None = None) -> Leases:
         """Leases as they come, for a worker: ``async for lease in gateway.leases(backend="flux-1"): with lease: …``.
@@ -133,10 +147,10 @@ class Gateway(_native.Gateway):
         """
         return Leases(self, lambda: self._next_lease(backend, route), (backend, None if route is None else str(route)))
 
-    def _next_lease(self, backend: str | None, route: str | Route | None) -> Lease | None:
+    def _next_lease(self, backend: str | None, route: str | Route | None, now_ns: Moment | None = None) -> Lease | None:
         if backend is None:
-            return self.dispatch(route=route)
-        leases = self.dispatch_to(backend)
+            return self.dispatch(route=route, now_ns=now_ns)
+        leases = self.dispatch_to(backend, now_ns=now_ns)
         return leases[0] if leases else None
 
     async def result(self, job: JobId | str) -> Outcome:
@@ -155,12 +169,14 @@ class Gateway(_native.Gateway):
     def take_settlements(self, max: int = 1_000, *, now_ns: Moment | None = None) -> Settlements:
         """Hands out up to ``max`` settlements, the oldest first. They stay until they are confirmed.
 
+        With ``now_ns`` no clock is read: they are confirmed or given back at the latest instant the gateway was told.
+
         >>> gateway = Gateway()
         >>> with gateway.take_settlements() as settlements:
         ...     len(settlements)
         0
         """
-        return Settlements(self, self._take_settlements(max, now_ns=now_ns))
+        return Settlements(self, self._take_settlements(max, now_ns=now_ns), now_ns is not None)
 
 
 def _job_id(job: JobId | str) -> JobId:
@@ -170,16 +186,19 @@ def _job_id(job: JobId | str) -> JobId:
 class LeaseBlock:
     """A block that leases the next job when it begins and ends the lease when it ends."""
 
-    __slots__ = ("_gateway", "_backend", "_route", "_lease")
+    __slots__ = ("_gateway", "_backend", "_route", "_now_ns", "_lease")
 
-    def __init__(self, gateway: Gateway, backend: str | None, route: str | Route | None) -> None:
+    def __init__(
+        self, gateway: Gateway, backend: str | None, route: str | Route | None, now_ns: Moment | None = None
+    ) -> None:
         self._gateway = gateway
         self._backend = backend
         self._route = route
+        self._now_ns = now_ns
         self._lease: Lease | None = None
 
     def __enter__(self) -> Lease | None:
-        self._lease = self._gateway._next_lease(self._backend, self._route)
+        self._lease = self._gateway._next_lease(self._backend, self._route, self._now_ns)
         return self._lease
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -188,6 +207,8 @@ class LeaseBlock:
             lease.__exit__(kind, error, trace)
 
     async def __aenter__(self) -> Lease:
+        if self._now_ns is not None:
+            raise TypeError("what waits, waits by the clock: give the gateway a clock instead of a now_ns")
         self._lease = await self._gateway.leases(backend=self._backend, route=self._route).__anext__()
         return self._lease
 
@@ -200,10 +221,13 @@ class LeaseBlock:
 class Settlements:
     """Settlements that were handed out together. As a block: confirmed when it ends well, given back when it does not."""
 
-    __slots__ = ("_gateway", "batch", "_entries", "_told")
+    __slots__ = ("_gateway", "batch", "_entries", "_timed", "_told")
 
-    def __init__(self, gateway: Gateway, taken: tuple[Batch, list[Settlement]] | None) -> None:
+    def __init__(
+        self, gateway: Gateway, taken: tuple[Batch, list[Settlement]] | None, timed: bool = False
+    ) -> None:
         self._gateway = gateway
+        self._timed = timed
         self.batch: Batch | None = None
         """What to confirm or to give back; ``None`` where there are none."""
         self._entries: list[Settlement] = []
@@ -214,12 +238,15 @@ class Settlements:
     def confirm(self) -> int:
         """Lets go of them: they are safe elsewhere. Returns how many."""
         self._told = True
-        return 0 if self.batch is None else self._gateway.confirm_settlements(self.batch)
+        return 0 if self.batch is None else self._gateway.confirm_settlements(self.batch, now_ns=self._now_ns())
 
     def give_back(self) -> int:
         """They could not be kept: they are handed out again. Returns how many."""
         self._told = True
-        return 0 if self.batch is None else self._gateway.return_settlements(self.batch)
+        return 0 if self.batch is None else self._gateway.return_settlements(self.batch, now_ns=self._now_ns())
+
+    def _now_ns(self) -> int | None:
+        return self._gateway.now_ns if self._timed else None
 
     def __len__(self) -> int:
         return len(self._entries)

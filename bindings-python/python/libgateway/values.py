@@ -479,6 +479,9 @@ class BillingRecord:
     measured: bool
     started_ns: int
     ended_ns: int
+    clock_stepped: bool
+    """Whether the clock stepped while the call was open: it took longer than from ``started_ns`` to ``ended_ns``, or less, and nobody
+    knows by how much."""
     price_micros: int | None
     price_version: int
     currency: str

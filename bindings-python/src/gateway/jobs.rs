@@ -80,7 +80,7 @@ impl PyGateway {
             None => Ok(gateway.dispatch(now)),
             Some(route) => gateway.dispatch_route(now, &route.0),
         })?;
-        Ok(dispatched.or_raise(slf.py())?.lease().map(|lease| PyLease::new(slf, lease)))
+        Ok(dispatched.or_raise(slf.py())?.lease().map(|lease| PyLease::new(slf, lease, now_ns.is_some())))
     }
 
     /// Leases up to ``n`` jobs, each to the best backend for it. An empty list: nothing can run now.
@@ -94,14 +94,14 @@ impl PyGateway {
             }
             leases
         })?;
-        Ok(Self::told(slf, leases))
+        Ok(Self::told(slf, leases, now_ns.is_some()))
     }
 
     /// Leases up to ``n`` jobs of one route to a backend that asks for work. An empty list: nothing for it now.
     #[pyo3(signature = (backend, n=1, *, now_ns=None))]
     fn dispatch_to(slf: &Bound<'_, Self>, backend: &str, n: u32, now_ns: Option<Moment>) -> PyResult<Vec<PyLease>> {
         let leases = Self::command(slf, now_ns, |gateway, now| gateway.dispatch_to(now, backend, n))?;
-        Ok(Self::told(slf, leases.or_raise(slf.py())?))
+        Ok(Self::told(slf, leases.or_raise(slf.py())?, now_ns.is_some()))
     }
 
     /// Tells that a lease's worker lives. Returns the lease's new deadline in nanoseconds.
@@ -245,8 +245,8 @@ impl PyGateway {
 }
 
 impl PyGateway {
-    pub(super) fn told(slf: &Bound<'_, Self>, leases: Vec<Lease>) -> Vec<PyLease> {
-        leases.into_iter().map(|lease| PyLease::new(slf, lease)).collect()
+    pub(super) fn told(slf: &Bound<'_, Self>, leases: Vec<Lease>, timed: bool) -> Vec<PyLease> {
+        leases.into_iter().map(|lease| PyLease::new(slf, lease, timed)).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libgateway::error::LeaseError;
-use libgateway::{Failure, FailureClass, Lease, LeaseId, Settled, Usage};
+use libgateway::{Failure, FailureClass, Gateway, Lease, LeaseId, Settled, Timestamp, Usage};
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -24,10 +24,15 @@ use crate::words::{FailureKind, In, Word};
 /// (``TimeoutError`` as ``timeout``, ``ConnectionError`` as ``connection``, any other as ``backend``) and goes on; what is no
 /// ``Exception`` (a cancelled task, Ctrl-C) gives it back. A block that ends without a word has failed with kind
 /// ``backend``, and ``NoResultError`` says so.
+///
+/// A lease that was granted at a ``now_ns`` keeps to such instants: what is said of it without one, and the end of its block,
+/// happens at the latest instant the gateway was told, and not at that of the clock.
 #[pyclass(module = "libgateway", name = "Lease", frozen)]
 pub(crate) struct PyLease {
     gateway: Py<PyGateway>,
     lease: Lease,
+    /// Whether it was granted at an instant that was given, and not at that of the clock.
+    timed: bool,
     /// Whether its end was told here.
     ended: AtomicBool,
 }
@@ -120,8 +125,8 @@ impl PyLease {
         now_ns: Option<Moment>,
     ) -> PyResult<PySettled> {
         let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let settled = PyGateway::command(gateway, now_ns, |core, now| core.complete(now, id, output.0, usage))?;
+        let id = self.lease.id;
+        let settled = self.say(py, now_ns, |core, now| core.complete(now, id, output.0, usage))?;
         self.ends(settled).or_raise(py).map(PySettled)
     }
 
@@ -151,24 +156,24 @@ impl PyLease {
             }
         };
         let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let after = PyGateway::command(gateway, now_ns, |core, now| core.fail(now, id, failure, usage))?;
+        let id = self.lease.id;
+        let after = self.say(py, now_ns, |core, now| core.fail(now, id, failure, usage))?;
         Ok(retry_at(self.ends(after).or_raise(py)?))
     }
 
     /// Gives it back unused. The job returns to its old place at once.
     #[pyo3(signature = (*, now_ns=None))]
     fn release(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<PyJobId> {
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let job = PyGateway::command(gateway, now_ns, |core, now| core.release(now, id))?;
+        let id = self.lease.id;
+        let job = self.say(py, now_ns, |core, now| core.release(now, id))?;
         self.ends(job).or_raise(py).map(PyJobId)
     }
 
     /// Tells that its worker lives. Returns the new deadline in nanoseconds.
     #[pyo3(signature = (*, now_ns=None))]
     fn heartbeat(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<u64> {
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let deadline = PyGateway::command(gateway, now_ns, |core, now| core.heartbeat(now, id))?;
+        let id = self.lease.id;
+        let deadline = self.say(py, now_ns, |core, now| core.heartbeat(now, id))?;
         Ok(deadline.or_raise(py)?.as_nanos())
     }
 
@@ -182,8 +187,8 @@ impl PyLease {
         now_ns: Option<Moment>,
     ) -> PyResult<u64> {
         let ppm = crate::policy::ppm_of(py, "progress", progress, ppm)?.unwrap_or(0);
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let deadline = PyGateway::command(gateway, now_ns, |core, now| core.progress(now, id, ppm))?;
+        let id = self.lease.id;
+        let deadline = self.say(py, now_ns, |core, now| core.progress(now, id, ppm))?;
         Ok(deadline.or_raise(py)?.as_nanos())
     }
 
@@ -202,11 +207,10 @@ impl PyLease {
         if self.ended.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let id = self.lease.id;
         let Some(exc) = exc.filter(|_| exc_type.is_some()) else {
             let failure = Failure::new(FailureClass::Backend, "the worker ended without a result");
-            let failed =
-                PyGateway::command(gateway, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            let failed = self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
             return match self.ends(failed) {
                 Ok(_) => Err(own(py, Own::NoResult)),
                 // Cancelled or lost in between: it has ended, and nobody waits for its result.
@@ -216,11 +220,10 @@ impl PyLease {
         };
         let told = if exc.is_instance_of::<PyException>() {
             let failure = Failure::new(class_of(exc)?, message_of(exc)?);
-            let failed =
-                PyGateway::command(gateway, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            let failed = self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
             failed.map(|_| ())
         } else {
-            PyGateway::command(gateway, None, |core, now| core.release(now, id))?.map(|_| ())
+            self.say(py, None, |core, now| core.release(now, id))?.map(|_| ())
         };
         match self.ends(told) {
             Err(error) if !is_over(&error) => Err(error.raise(py)),
@@ -245,8 +248,23 @@ impl PyLease {
 
 impl PyLease {
     #[inline]
-    pub(super) fn new(gateway: &Bound<'_, PyGateway>, lease: Lease) -> Self {
-        Self { gateway: gateway.clone().unbind(), lease, ended: AtomicBool::new(false) }
+    pub(super) fn new(gateway: &Bound<'_, PyGateway>, lease: Lease, timed: bool) -> Self {
+        Self { gateway: gateway.clone().unbind(), lease, timed, ended: AtomicBool::new(false) }
+    }
+
+    /// Says something of it, at the instant given or at the one it keeps to.
+    fn say<R: Send>(
+        &self,
+        py: Python<'_>,
+        now: Option<Moment>,
+        body: impl Send + FnOnce(&mut Gateway, Timestamp) -> R,
+    ) -> PyResult<R> {
+        let gateway = self.gateway.bind(py);
+        let now = match now {
+            None if self.timed => Some(Moment(gateway.get().latest(py)?)),
+            now => now,
+        };
+        PyGateway::command(gateway, now, body)
     }
 
     #[inline]

@@ -149,7 +149,8 @@ impl PyGateway {
         Ok(serde_json::to_string(&config).unwrap_or_default())
     }
 
-    /// The machine's time: the latest it has seen, in nanoseconds.
+    /// The instant up to which all that was due is handled, as the clock shows it, in nanoseconds: its latest reading, unless
+    /// more was due than one call handles.
     #[getter]
     fn now_ns(&self, py: Python<'_>) -> PyResult<u64> {
         self.core.with(py, |gateway| gateway.now().as_nanos())
@@ -178,7 +179,7 @@ impl PyGateway {
         Self::command(slf, now_ns, |gateway, now| gateway.advance(now))?.to_py(slf.py())
     }
 
-    /// Takes the clock as it is, however far it leapt: an operator says that the time is right.
+    /// Takes a step of the clock that is on trial for time that passed: an operator says that the clock is right.
     #[pyo3(signature = (*, now_ns=None))]
     fn accept_clock<'py>(slf: &Bound<'py, Self>, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyAny>> {
         Self::command(slf, now_ns, |gateway, now| gateway.accept_clock(now))?.to_py(slf.py())
@@ -245,15 +246,13 @@ impl PyGateway {
         Ok((next, jobs, queued))
     }
 
-    /// How long until something falls due, in nanoseconds of the machine's time, which runs behind the clock by the leaps
-    /// that were not believed.
+    /// How long until something falls due, in nanoseconds. A deadline is an instant of the clock as it was read last: it is
+    /// never farther away than from that reading, wherever the clock is now.
     fn _due_in_ns(&self, py: Python<'_>) -> PyResult<Option<u64>> {
         let clock = self.read(py, None)?;
         self.core.with(py, |gateway| {
             let deadline = gateway.next_deadline()?;
-            let offset = gateway.stats().clock_offset.as_nanos();
-            let now = gateway.now().max(Timestamp::from_nanos(clock.as_nanos().saturating_sub(offset)));
-            Some(deadline.since(now).as_nanos())
+            Some(deadline.since(gateway.now().max(clock)).as_nanos())
         })
     }
 
@@ -303,6 +302,11 @@ impl PyGateway {
             slf.call_method0(intern!(slf.py(), "_wake"))?;
         }
         Ok(result)
+    }
+
+    /// The latest instant it was told.
+    fn latest(&self, py: Python<'_>) -> PyResult<Timestamp> {
+        self.core.with(py, |gateway| gateway.now())
     }
 
     #[inline]

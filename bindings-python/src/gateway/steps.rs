@@ -181,27 +181,31 @@ impl PyGateway {
             steps.get().with(slf.py(), |items| items.iter().cloned().map(step).collect())?;
         let command = if first { Command::FirstOf(steps) } else { Command::All(steps) };
         let reply = Self::command(slf, now_ns, |gateway, now| gateway.apply(Entry { now, command }))?;
-        Self::answer(slf, reply)
+        Self::answer(slf, reply, now_ns.is_some())
     }
 }
 
 impl PyGateway {
-    /// A reply as what the call of its own would have returned.
-    fn answer<'py>(slf: &Bound<'py, Self>, reply: Reply) -> PyResult<Bound<'py, PyAny>> {
+    /// A reply as what the call of its own would have returned, made at an instant that was given (`timed`) or at that of
+    /// the clock.
+    fn answer<'py>(slf: &Bound<'py, Self>, reply: Reply, timed: bool) -> PyResult<Bound<'py, PyAny>> {
         let py = slf.py();
         let none = || Ok(py.None().into_bound(py));
         match reply {
             Reply::Submitted { job } | Reply::Released { job } => Ok(PyJobId(job).into_pyobject(py)?.into_any()),
-            Reply::Leased(lease) => Ok(PyLease::new(slf, lease).into_pyobject(py)?.into_any()),
-            Reply::Leases(leases) => Ok(PyList::new(py, Self::told(slf, leases))?.into_any()),
+            Reply::Leased(lease) => Ok(PyLease::new(slf, lease, timed).into_pyobject(py)?.into_any()),
+            Reply::Leases(leases) => Ok(PyList::new(py, Self::told(slf, leases, timed))?.into_any()),
             Reply::Extended { deadline } => Ok(deadline.as_nanos().into_pyobject(py)?.into_any()),
             Reply::Completed(settled) => Ok(PySettled(settled).into_pyobject(py)?.into_any()),
             Reply::Failed(after) => Ok(retry_at(after).into_pyobject(py)?.into_any()),
             Reply::All(replies) => {
-                let answers: PyResult<Vec<_>> = replies.into_iter().map(|reply| Self::answer(slf, reply)).collect();
+                let answers: PyResult<Vec<_>> =
+                    replies.into_iter().map(|reply| Self::answer(slf, reply, timed)).collect();
                 Ok(PyList::new(py, answers?)?.into_any())
             }
-            Reply::First { index, reply } => Ok((index, Self::answer(slf, *reply)?).into_pyobject(py)?.into_any()),
+            Reply::First { index, reply } => {
+                Ok((index, Self::answer(slf, *reply, timed)?).into_pyobject(py)?.into_any())
+            }
             Reply::Error(error) => Err(of_reply(py, &error)),
             _ => none(),
         }

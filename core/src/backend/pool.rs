@@ -44,7 +44,7 @@ pub(crate) struct BackendPool {
     leaving: u32,
     /// Groups with a free backend.
     free_groups: u32,
-    /// No lease is shorter.
+    /// No live lease is shorter, nor is one that can be granted.
     pub(crate) lease_for_min: Span,
 }
 
@@ -118,6 +118,8 @@ pub(crate) struct LeaseRecord {
     pub(crate) bridges: u8,
     /// Silences of the host that do not count as time its worker worked.
     pub(crate) silent: Span,
+    /// How many such silences there were.
+    pub(crate) silences: u8,
 }
 
 /// A backend that would take a lease.
@@ -509,12 +511,14 @@ impl BackendPool {
             charge: 0,
             bridges: 0,
             silent: Span::ZERO,
+            silences: 0,
         });
         self.refresh(grant.backend, now);
         Some(slot)
     }
 
     pub(crate) fn put_lease(&mut self, record: LeaseRecord) -> u32 {
+        self.lease_for_min = self.lease_for_min.min(record.lease_for);
         let hash = self.hash(record.id);
         let slot = self.leases.insert(record) as u32;
         let Self { leases, lease_index, hasher, .. } = self;
@@ -545,13 +549,17 @@ impl BackendPool {
         }
     }
 
-    /// Gives a lease its time again after a silence of the host. Returns its job if a deadline moved.
-    pub(crate) fn bridge(&mut self, slot: u32, now: Timestamp, silence: Span) -> Option<u32> {
+    /// Bridges a silence of the host: gives a lease its time again from an instant on, and does not count a span as time
+    /// its worker worked. Returns its job, whose deadlines may have moved.
+    pub(crate) fn bridge(&mut self, slot: u32, from: Option<Timestamp>, unworked: Span) -> Option<u32> {
         let lease = self.leases.get_mut(slot as usize)?;
-        lease.silent = lease.silent.saturating_add(silence);
-        if lease.bridges < BRIDGES_MAX {
+        if let Some(from) = from.filter(|_| lease.bridges < BRIDGES_MAX) {
             lease.bridges += 1;
-            lease.deadline = lease.deadline.max(now + lease.lease_for);
+            lease.deadline = lease.deadline.max(from + lease.lease_for);
+        }
+        if !unworked.is_zero() && lease.silences < SILENCES_MAX {
+            lease.silences += 1;
+            lease.silent = lease.silent.saturating_add(unworked);
         }
         Some(lease.item)
     }
@@ -714,6 +722,8 @@ impl BackendPool {
 
 /// So often a lease gets its time again without a word of its worker.
 const BRIDGES_MAX: u8 = 3;
+/// So many silences are not counted as time that a worker worked.
+const SILENCES_MAX: u8 = 8;
 
 /// Why a backend cannot be put.
 #[derive(Clone, Debug, PartialEq, Eq)]

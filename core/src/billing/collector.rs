@@ -12,7 +12,7 @@ use super::outbox::{Batch, Outbox, OutboxConfig};
 use super::prices::{Money, Price, PriceBook};
 use super::usage::Usage;
 use crate::error::{BillingError, Full, InputError, OutboxError};
-use crate::time::{GpuNanos, Span, Timestamp};
+use crate::time::{Clock, GpuNanos, Span, Timestamp};
 
 #[cfg(test)]
 mod model;
@@ -51,8 +51,10 @@ pub struct BillingCollectorConfig {
 ///
 /// The order of calls: [`BillingCollector::start`], then [`BillingCollector::end`] or [`BillingCollector::abandon`];
 /// [`BillingCollector::handle_timeout`] at [`BillingCollector::next_deadline`]; and to empty the outbox
-/// [`BillingCollector::take`], [`BillingCollector::entries`], [`BillingCollector::confirm`]. Time that goes back counts
-/// as the latest seen; a host whose clock may leap passes its readings through a [`Clock`](crate::Clock).
+/// [`BillingCollector::take`], [`BillingCollector::entries`], [`BillingCollector::confirm`]. `now` is the
+/// host's clock, and what counts is the time between two readings (see [`Clock`]): however it steps, ages and holds end
+/// when they have lasted. How long a call took that was open when the clock stepped nobody can tell: its record says so,
+/// and its usage is taken as it is measured.
 ///
 /// Each started call leaves exactly one record: ended, abandoned or swept. Room for it is set aside at the start, so
 /// no end is ever refused because the outbox is full. A call is charged by the price book in force at its start, for
@@ -83,7 +85,7 @@ pub struct BillingCollectorConfig {
 pub struct BillingCollector {
     config: BillingCollectorConfig,
     prices: PriceBook,
-    latest: Timestamp,
+    clock: Clock,
     next_start: u64,
     /// The open calls in the order they started. All may stay equally long and time never goes back, so it is the order
     /// of their deadlines, too.
@@ -103,6 +105,8 @@ struct Call {
     model: Box<str>,
     tier: Box<str>,
     started: Timestamp,
+    /// What the host's clock showed then.
+    read: Timestamp,
     price: Price,
     price_version: u32,
 }
@@ -124,7 +128,7 @@ impl BillingCollector {
         Ok(Self {
             config,
             prices,
-            latest: Timestamp::EPOCH,
+            clock: Clock::wary(Timestamp::EPOCH, JUMP_MAX),
             next_start: 1,
             calls: BTreeMap::new(),
             outbox: Outbox::new(config.outbox)?,
@@ -171,7 +175,7 @@ impl BillingCollector {
         if !self.outbox.has_room(self.calls.len() + 1) {
             return Err(Full { what: "outbox", max: u64::from(self.config.outbox.outbox_max) }.into());
         }
-        self.latest = self.latest.max(now);
+        self.observe(now);
         let number = self.next_start;
         self.next_start += 1;
         self.starts.insert_unique(hash, Start { hash, number }, |start| start.hash);
@@ -180,7 +184,8 @@ impl BillingCollector {
             customer: call.customer.into(),
             model: call.model.into(),
             tier: call.tier.into(),
-            started: self.latest,
+            started: self.clock.now(),
+            read: self.clock.reading(),
             price: self.prices.resolve(call.model, call.tier),
             price_version: self.prices.version(),
         };
@@ -202,12 +207,15 @@ impl BillingCollector {
     pub fn end(&mut self, request_id: &str, usage: &Usage<'_>, now: Timestamp) -> Result<BillingReceipt, BillingError> {
         usage.validate()?;
         let (number, call) = self.open_call(request_id)?;
-        let elapsed = self.latest.max(now).since(call.started);
-        usage.check_elapsed(elapsed, self.config.tolerance_ppm, self.config.slack)?;
+        let clock = self.clock.peek(now, self.awaited());
+        let elapsed = clock.now().since(call.started);
+        if !call.is_stepped(&clock, self.config.slack) {
+            usage.check_elapsed(elapsed, self.config.tolerance_ppm, self.config.slack)?;
+        }
         let billed_ns = usage.billed(elapsed)?;
         let charge = call.price.charge(billed_ns)?;
 
-        self.latest = self.latest.max(now);
+        self.clock = clock;
         let totals = &mut self.totals;
         totals.ended = totals.ended.saturating_add(1);
         totals.unpriced = totals.unpriced.saturating_add(u64::from(charge.is_none()));
@@ -227,7 +235,7 @@ impl BillingCollector {
     /// O(log calls).
     pub fn abandon(&mut self, request_id: &str, now: Timestamp) -> Result<u64, BillingError> {
         let (number, _) = self.open_call(request_id)?;
-        self.latest = self.latest.max(now);
+        self.observe(now);
         self.totals.abandoned = self.totals.abandoned.saturating_add(1);
         self.close_free(number, BillingOutcome::Abandoned)
     }
@@ -239,13 +247,13 @@ impl BillingCollector {
     /// # Complexity
     /// O(log calls) for each call swept, O(log batches) for each batch.
     pub fn handle_timeout(&mut self, max: u32, now: Timestamp) -> u32 {
-        self.latest = self.latest.max(now);
-        self.outbox.handle_timeout(self.latest);
+        self.observe(now);
+        self.outbox.handle_timeout(self.clock.now());
         let mut swept = 0;
         while swept < max {
             let Some((number, _)) = self.calls.first_key_value() else { break };
             let number = *number;
-            if self.first_sweep().is_none_or(|deadline| deadline > self.latest) {
+            if self.first_sweep().is_none_or(|deadline| deadline > self.clock.now()) {
                 break;
             }
             // Cannot fail: the call is open, and its room was set aside.
@@ -263,17 +271,14 @@ impl BillingCollector {
     /// # Complexity
     /// O(log calls + log batches).
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        match (self.first_sweep(), self.outbox.next_deadline()) {
-            (Some(sweep), Some(batch)) => Some(sweep.min(batch)),
-            (sweep, batch) => sweep.or(batch),
-        }
+        Some(self.awaited()).filter(|at| *at != Timestamp::MAX).map(|at| self.clock.to_host(at))
     }
 
     /// Hands out up to `max` records, as [`Outbox::take`].
     #[must_use]
     pub fn take(&mut self, max: u32, now: Timestamp) -> Option<Batch> {
-        self.latest = self.latest.max(now);
-        self.outbox.take(max, self.latest)
+        self.observe(now);
+        self.outbox.take(max, self.clock.now())
     }
 
     /// The records of a batch, as [`Outbox::entries`].
@@ -363,6 +368,15 @@ impl BillingCollector {
         Ok((number, call))
     }
 
+    fn observe(&mut self, now: Timestamp) {
+        self.clock.observe_awaited(now, self.awaited());
+    }
+
+    /// The next deadline by the collector's clock; the last instant means "never".
+    fn awaited(&self) -> Timestamp {
+        [self.first_sweep(), self.outbox.next_deadline()].into_iter().flatten().min().unwrap_or(Timestamp::MAX)
+    }
+
     /// When the oldest call is swept; the last instant means "never".
     fn first_sweep(&self) -> Option<Timestamp> {
         let (_, call) = self.calls.first_key_value()?;
@@ -389,6 +403,8 @@ impl BillingCollector {
         if let Ok(start) = self.starts.find_entry(hash, |start| start.number == number) {
             start.remove();
         }
+        let ended = self.clock.now();
+        let clock_stepped = call.is_stepped(&self.clock, self.config.slack);
         let record = BillingRecord {
             request_id: call.request_id,
             customer: call.customer,
@@ -398,8 +414,9 @@ impl BillingCollector {
             measured: usage.is_measured(),
             usage,
             billed_ns,
-            started: call.started,
-            ended: self.latest,
+            started: self.clock.to_host(call.started),
+            ended: self.clock.to_host(ended),
+            clock_stepped,
             price: call.price,
             price_version: call.price_version,
             currency: self.prices.currency(),
@@ -407,6 +424,15 @@ impl BillingCollector {
         };
         debug_assert!(self.outbox.has_room(1), "room was set aside at the start");
         Ok(self.outbox.push(record)?)
+    }
+}
+
+impl Call {
+    /// Whether the host's clock did not go on as time did while the call was open.
+    fn is_stepped(&self, clock: &Clock, slack: Span) -> bool {
+        let passed = clock.now().since(self.started).as_nanos();
+        let read = clock.reading().since(self.read).as_nanos();
+        clock.reading() < self.read || passed.abs_diff(read) > slack.as_nanos()
     }
 }
 
@@ -476,6 +502,9 @@ impl Default for BillingCollectorConfig {
         }
     }
 }
+
+/// A longer step of the host's clock is on trial before it sweeps what is open.
+const JUMP_MAX: Span = Span::from_secs(3_600);
 
 #[cfg(test)]
 mod tests {
@@ -553,8 +582,6 @@ mod tests {
         let too_long = BillingError::UsageExceedsElapsed { used_ns: 51, allowed_ns: 50 };
         assert_eq!(billing.end("a", &gpu(51), at(150)), Err(too_long));
         assert_eq!(billing.end("x", &gpu(1).and_gpu(GpuNanos::ZERO, "a,b"), at(150)).unwrap_err().number(), 203);
-        // A clock that goes back stands still: nothing was measured since, so nothing can have been used.
-        assert!(billing.end("a", &gpu(1), at(50)).is_err());
         assert_eq!((billing.open(), billing.outbox().len()), (1, 0));
         assert_eq!(billing.end("a", &gpu(50), at(150)).unwrap().billed_ns.as_nanos(), 50);
     }
@@ -666,13 +693,48 @@ mod tests {
     }
 
     #[test]
-    fn a_start_at_a_time_gone_by_counts_from_the_latest_time() {
+    fn a_call_over_a_step_back_is_flagged_and_no_result_is_refused() {
         let mut billing = collector();
         billing.start(call("a"), at(1_000)).unwrap();
-        billing.start(call("b"), at(5)).unwrap();
-        billing.abandon("a", at(5)).unwrap();
-        assert_eq!(billing.next_deadline(), Some(at(2_000)));
-        assert_eq!(billing.end("b", &Usage::unmeasured(), at(1_030)).unwrap().billed_ns.as_nanos(), 30);
+        billing.start(call("b"), at(1_000)).unwrap();
+        // A call of 2 s, the clock back by half a second, 1.9 s measured: refused once.
+        assert_eq!(billing.end("a", &gpu(190), at(950)).unwrap().billed_ns.as_nanos(), 190);
+        assert_eq!(billing.end("b", &Usage::unmeasured(), at(980)).unwrap().billed_ns.as_nanos(), 30);
+        billing.start(call("c"), at(990)).unwrap();
+        billing.end("c", &gpu(10), at(1_000)).unwrap();
+        billing.start(call("d"), at(1_000)).unwrap();
+        billing.end("d", &Usage::unmeasured(), at(1_000)).unwrap();
+        let batch = billing.take(9, at(1_000)).unwrap();
+        let told = |(_, own): (u64, &BillingRecord)| (own.started, own.ended, own.clock_stepped);
+        let records: std::vec::Vec<_> = billing.entries(batch).unwrap().map(told).collect();
+        // The first looks like the fourth, and is told apart from it.
+        assert_eq!((records[0].2, records[3]), (true, (at(1_000), at(1_000), false)));
+        assert_eq!((records[1].2, records[2]), (true, (at(990), at(1_000), false)));
+    }
+
+    #[test]
+    fn a_wild_reading_sweeps_no_call_and_takes_no_bill_away() {
+        let prices = collector().prices().clone();
+        for wild in [Timestamp::MAX, Timestamp::EPOCH, Timestamp::from_secs(1_000_090_000)] {
+            let mut billing = BillingCollector::new(BillingCollectorConfig::default(), prices.clone()).unwrap();
+            let secs = |secs: u64| Timestamp::from_secs(1_000_000_000 + secs);
+            billing.start(call("a"), secs(0)).unwrap();
+            assert_eq!(billing.handle_timeout(9, wild), 0, "{wild:?}");
+            let used = billing.end("a", &Usage::unmeasured(), secs(2)).unwrap().billed_ns;
+            assert!(used <= GpuNanos::from_secs(2), "{wild:?}: {used}");
+            billing.start(call("b"), secs(2)).unwrap();
+            assert_eq!(billing.end("b", &Usage::unmeasured(), secs(5)).unwrap().billed_ns, GpuNanos::from_secs(3));
+        }
+    }
+
+    #[test]
+    fn an_age_counts_by_the_running_clock_after_a_step_back() {
+        let mut billing = collector();
+        billing.start(call("a"), at(100_000)).unwrap();
+        assert_eq!(billing.handle_timeout(9, at(5)), 0);
+        assert_eq!(billing.next_deadline(), Some(at(1_005)));
+        assert_eq!(billing.handle_timeout(9, at(1_004)), 0);
+        assert_eq!(billing.handle_timeout(9, at(1_005)), 1);
     }
 
     #[test]

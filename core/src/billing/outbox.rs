@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Full, InputError, OutboxError};
-use crate::time::{Span, Timestamp};
+use crate::time::{Clock, Span, Timestamp};
 
 #[cfg(test)]
 mod model;
@@ -33,7 +33,8 @@ pub struct OutboxConfig {
 ///
 /// The order of calls: [`Outbox::push`]; [`Outbox::take`] a batch, read it by [`Outbox::entries`], write it where it
 /// belongs; [`Outbox::confirm`] it. Where writing fails, [`Outbox::give_back`]; where the host dies in between, the
-/// batch's deadline does the same. Time that goes back counts as the latest seen.
+/// batch's deadline does the same, when its hold has
+/// lasted: however the host's clock steps (see [`Clock`]).
 ///
 /// Nothing is lost: an entry leaves by a confirmation of the batch it is in, and by nothing else. Nothing counts twice,
 /// if the receiver drops numbers it has: delivery is at least once, a number never names two entries, and an entry is
@@ -63,7 +64,7 @@ pub struct OutboxConfig {
 #[serde(try_from = "snapshot::OutboxForm<T>", bound(deserialize = "T: Deserialize<'de>"))]
 pub struct Outbox<T> {
     config: OutboxConfig,
-    latest: Timestamp,
+    clock: Clock,
     next_seq: u64,
     next_batch: u64,
     /// How many entries have left.
@@ -119,7 +120,7 @@ impl<T> Outbox<T> {
         config.validate()?;
         Ok(Self {
             config,
-            latest: Timestamp::EPOCH,
+            clock: Clock::new(Timestamp::EPOCH),
             next_seq: 1,
             next_batch: 1,
             confirmed: 0,
@@ -204,7 +205,7 @@ impl<T> Outbox<T> {
         self.next_batch += 1;
         let len = entries.len() as u32;
         self.in_flight += entries.len();
-        self.taken.insert(id, Taken { first_seq, deadline: self.latest + self.config.hold, entries });
+        self.taken.insert(id, Taken { first_seq, deadline: self.clock.now() + self.config.hold, entries });
         self.taken_at.insert(first_seq, id);
         Some(Batch { id, first_seq, len })
     }
@@ -270,11 +271,12 @@ impl<T> Outbox<T> {
     /// # Complexity
     /// O(batches given back · log batches).
     pub fn handle_timeout(&mut self, now: Timestamp) -> usize {
-        self.latest = self.latest.max(now);
+        let awaited = self.first_deadline().unwrap_or(Timestamp::MAX);
+        self.clock.observe_awaited(now, awaited);
         let mut freed = 0;
-        while let Some(deadline) = self.next_deadline() {
+        while let Some(deadline) = self.first_deadline() {
             let Some((id, _)) = self.taken.first_key_value() else { break };
-            if deadline > self.latest {
+            if deadline > self.clock.now() {
                 break;
             }
             self.free(*id);
@@ -288,6 +290,10 @@ impl<T> Outbox<T> {
     /// # Complexity
     /// O(log batches).
     pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.first_deadline().map(|at| self.clock.to_host(at))
+    }
+
+    fn first_deadline(&self) -> Option<Timestamp> {
         let (_, taken) = self.taken.first_key_value()?;
         // The last instant means "never".
         (taken.deadline < Timestamp::MAX).then_some(taken.deadline)
@@ -313,7 +319,7 @@ impl<T> Outbox<T> {
         let taken = taken.collect();
         Outbox {
             config: self.config,
-            latest: self.latest,
+            clock: self.clock,
             next_seq: self.next_seq,
             next_batch: self.next_batch,
             confirmed: self.confirmed,
@@ -611,15 +617,27 @@ mod tests {
     }
 
     #[test]
-    fn time_that_goes_back_and_holds_without_end_do_no_harm() {
+    fn a_batch_comes_back_when_its_hold_has_lasted_after_any_step_of_the_clock() {
+        // 8 h ahead when the batch was taken, then right: nobody could send its entries for 8 h.
+        for stepped in [0, 5, 999_999_999, 1_000_000_000 - 28_800] {
+            let mut outbox = Outbox::new(OutboxConfig::default()).unwrap();
+            outbox.push(1).unwrap();
+            let _ = outbox.take(1, Timestamp::from_secs(1_000_000_000)).unwrap();
+            let now = Timestamp::from_secs(stepped);
+            assert_eq!(outbox.handle_timeout(now), 0);
+            let due = now + Span::from_secs(60);
+            assert_eq!(outbox.next_deadline(), Some(due));
+            assert_eq!(outbox.handle_timeout(Timestamp::from_nanos(due.as_nanos() - 1)), 0);
+            assert_eq!(outbox.handle_timeout(due), 1);
+        }
         let mut outbox = outbox(2);
-        let first = outbox.take(1, at(1_000)).unwrap();
-        let _ = outbox.take(1, at(5));
-        outbox.confirm(first).unwrap();
-        assert_eq!(outbox.next_deadline(), Some(at(1_100)));
-        assert_eq!(outbox.handle_timeout(at(1_099)), 0);
+        let _ = outbox.take(1, Timestamp::MAX);
+        assert_eq!(outbox.handle_timeout(at(1_000)), 0);
         assert_eq!(outbox.handle_timeout(at(1_100)), 1);
+    }
 
+    #[test]
+    fn holds_without_end_do_no_harm() {
         let mut endless = Outbox::new(OutboxConfig::default().hold(Span::MAX)).unwrap();
         endless.push(1).unwrap();
         let batch = endless.take(1, at(7)).unwrap();

@@ -262,7 +262,7 @@ impl State {
             task: job.task,
             payload: job.payload(),
             attempt: job.hot.attempts + job.hot.requeues + 1,
-            deadline,
+            deadline: self.to_host(deadline),
             warm,
             probe,
         }

@@ -61,10 +61,11 @@ impl State {
     ) -> Result<(), FleetError> {
         let id = self.backend(name)?;
         let now = self.now;
-        let until_min = now.as_nanos().saturating_add(1);
-        if let Some(past) = until.filter(|until| state.is_some() && *until <= now) {
-            let value = past.as_nanos();
-            return Err(InputError::OutOfRange { field: "until", value, min: until_min, max: u64::MAX }.into());
+        let told = until;
+        let until = until.map(|until| self.from_host(until));
+        if let Some(past) = told.filter(|_| state.is_some() && until.is_some_and(|until| until <= now)) {
+            let (value, min) = (past.as_nanos(), self.to_host(now).as_nanos().saturating_add(1));
+            return Err(InputError::OutOfRange { field: "until", value, min, max: u64::MAX }.into());
         }
         let breaker = &mut self.pool.entry_mut(id).hot.breaker;
         match state {

@@ -171,7 +171,7 @@ impl State {
                 self.scalars.counters.retries += 1;
                 self.return_to_queue(slot, at);
                 self.emit(EventKind::Retried(self.jobs[slot].id));
-                AfterFailure::Retry { at }
+                AfterFailure::Retry { at: self.to_host(at) }
             }
             _ => {
                 self.finish(slot, Outcome::Error(failure), spent);
@@ -235,7 +235,7 @@ impl State {
         self.note(|_| super::undo::Undo::Heard { lease: lease_slot, deadline: lease.deadline, bridges: lease.bridges });
         self.pool.set_heard(lease_slot, deadline, 0);
         self.rearm_job(slot);
-        Ok(deadline)
+        Ok(self.to_host(deadline))
     }
 
     /// Tells how far a job is; counts as a heartbeat.

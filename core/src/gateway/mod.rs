@@ -70,8 +70,10 @@ use state::{Scalars, State};
 /// lease [`Gateway::heartbeat`] while it works and [`Gateway::complete`], [`Gateway::fail`] or [`Gateway::release`]
 /// once; [`Gateway::take_settlements`] and [`Gateway::confirm_settlements`].
 ///
-/// The clock rule: `now` is the host's clock, in any order of calls. Time that goes back counts as the latest seen, and
-/// a leap of more than `clock_jump_max` while jobs are live is not believed (see [`Clock`]).
+/// The clock rule: `now` is the host's clock, in any order of calls, and so is every instant that is answered or given. The
+/// gateway counts the time between readings and not the readings: whichever way that clock steps, time-outs, refills and
+/// retries come after their time, and no lease ends whose worker is heard (see [`Clock`]). An instant answered before a step
+/// is one of the clock before it.
 ///
 /// ```
 /// use libgateway::{
@@ -113,9 +115,10 @@ impl Gateway {
         &self.state.config
     }
 
-    /// The machine's time. It differs from the host's clock by a constant, which a step of that clock changes.
+    /// The instant up to which all that was due is handled, as the host's clock shows it: its latest reading, unless more
+    /// was due than one call handles.
     pub fn now(&self) -> Timestamp {
-        self.state.now
+        self.state.to_host(self.state.now)
     }
 
     /// When something falls due next, so that the host should call [`Gateway::advance`]. `None`: nothing to wait for.
@@ -136,14 +139,14 @@ impl Gateway {
         let leapt = self.state.scalars.counters.clock_leaps > leaps;
         Advance {
             handled,
-            now: self.state.now,
+            now: self.now(),
             more,
             leapt: leapt.then_some(self.state.clock.doubt()),
             next_deadline: self.state.next_deadline(),
         }
     }
 
-    /// Takes the host's clock as it is, however far it leapt: an operator says that the time is right.
+    /// Takes a step of the host's clock that is on trial for time that passed: an operator says that the clock is right.
     pub fn accept_clock(&mut self, now: Timestamp) -> Advance {
         self.state.accept_clock(now);
         self.advance(now)
@@ -373,7 +376,8 @@ impl Gateway {
 
     /// The next event the host has not fetched. Fetching changes nothing but the list of events.
     pub fn poll_event(&mut self) -> Option<Event> {
-        self.state.events.pop()
+        let event = self.state.events.pop()?;
+        Some(Event { at: self.state.to_host(event.at), ..event })
     }
 
     /// The number of the next event.
@@ -383,7 +387,7 @@ impl Gateway {
 
     /// The kept events from number `from` on, without fetching them.
     pub fn events_from(&self, from: u64) -> impl Iterator<Item = Event> + '_ {
-        self.state.events.iter_from(from)
+        self.state.events.iter_from(from).map(|event| Event { at: self.state.to_host(event.at), ..event })
     }
 
     /// Rises whenever something changed that may help somebody who waits: for a job, a backend, a token, an end. A host
@@ -410,7 +414,7 @@ impl Gateway {
 impl fmt::Debug for Gateway {
     /// Its numbers: the whole state is for [`Gateway::snapshot`].
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Gateway").field("now", &self.state.now).field("stats", &self.stats()).finish_non_exhaustive()
+        f.debug_struct("Gateway").field("now", &self.now()).field("stats", &self.stats()).finish_non_exhaustive()
     }
 }
 
@@ -423,10 +427,11 @@ impl State {
             timeouts: config.timeouts,
             seed: config.seed,
         };
+        let clock = Clock::wary(now, config.clock_jump_max);
         let outbox = OutboxConfig::default().outbox_max(config.jobs_max).hold(config.settle_within);
         Ok(Self {
-            clock: Clock::wary(now, config.clock_jump_max),
-            now,
+            clock,
+            now: clock.now(),
             jobs: JobTable::new(limits),
             places: Places::new(config.ordering, PRECISION, config.seed),
             pool: BackendPool::new(

@@ -30,7 +30,7 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
     let Body { config, clock, now, scalars, next_lease, next_backend, next_route, next_event, .. } = &body;
     let mut state = State::new(config.clone(), *now).map_err(|_| SnapshotError::Corrupt { what: "config" })?;
     ensure(clock.now() >= *now, "clock")?;
-    state.clock = *clock;
+    (state.clock, state.now) = (*clock, *now);
     state.scalars = *scalars;
     state.pool.next_lease = *next_lease;
     state.pool.next_order = *next_backend;
@@ -274,6 +274,7 @@ impl Builder {
             charge: body.charge,
             bridges: body.bridges,
             silent: body.silent,
+            silences: body.silences,
         });
         self.state.pool.entry_mut(backend).hot.live += 1;
         self.state.set_hot(item, hot);

@@ -242,9 +242,9 @@ impl State {
             },
             price_version: record.price_version,
             charge: record.charge,
-            created: record.created,
-            started: record.started,
-            finished: record.finished,
+            created: self.to_host(record.created),
+            started: record.started.map(|at| self.to_host(at)),
+            finished: self.to_host(record.finished),
             attempts: record.attempts,
             requeues: record.requeues,
         }

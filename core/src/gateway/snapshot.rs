@@ -274,6 +274,7 @@ pub(crate) struct LeaseBody {
     pub(crate) charge: u64,
     pub(crate) bridges: u8,
     pub(crate) silent: Span,
+    pub(crate) silences: u8,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -480,6 +481,7 @@ impl State {
             charge: lease.charge,
             bridges: lease.bridges,
             silent: lease.silent,
+            silences: lease.silences,
         });
         let mut leases: Vec<LeaseBody> = told.collect();
         leases.sort_unstable_by_key(|lease| lease.id);

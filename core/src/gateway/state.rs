@@ -149,6 +149,18 @@ pub(crate) struct Customer {
 }
 
 impl State {
+    // --- The doors: the host sees no clock but its own ---
+
+    /// An instant on its way out: as the host's clock shows it.
+    pub(crate) fn to_host(&self, at: Timestamp) -> Timestamp {
+        self.clock.to_host(at)
+    }
+
+    /// An instant of the host's clock on its way in.
+    pub(crate) fn from_host(&self, at: Timestamp) -> Timestamp {
+        self.clock.from_host(at)
+    }
+
     pub(crate) fn policy(&self, customer: u32) -> &CustomerPolicy {
         self.customers[customer].policy.as_deref().unwrap_or(&self.config.customer)
     }

@@ -27,7 +27,7 @@ use crate::time::{Span, Tick, Timestamp, is_punctual};
 pub struct Advance {
     /// Deadlines handled.
     pub handled: u32,
-    /// The machine's time after it.
+    /// The instant it handled everything up to.
     pub now: Timestamp,
     /// Whether more is due already: call again at once.
     pub more: bool,
@@ -57,9 +57,11 @@ impl State {
     pub(crate) fn tick(&mut self, reading: Timestamp) -> (u32, bool) {
         let awaited = self.earliest();
         let caught_up = self.clock.now() == self.now;
-        let tick = self.clock.observe_awaited(reading, awaited);
+        // With no job and no result that a step could hurt, it is believed: an idle host is not asked to call.
+        let idle = self.jobs.live() == 0 && self.jobs.next_to_leave().is_none();
+        let tick = self.clock.observe_awaited(reading, if idle { Timestamp::MAX } else { awaited });
         // Nearly always nothing is due and the clock just went on a little.
-        let quiet = tick.doubted.is_none() && tick.elapsed.as_nanos() <= self.pool.lease_for_min.as_nanos() / 3 * 2;
+        let quiet = tick.doubted.is_none() && !is_long(tick.elapsed, self.pool.lease_for_min);
         if caught_up && quiet && self.clock.now() < awaited {
             self.now = self.clock.now();
             return (0, false);
@@ -98,17 +100,29 @@ impl State {
     /// heard meanwhile nobody knows.
     ///
     /// A lease that lost most of its time to the silence gets all of it again, a few times at most until its worker is
-    /// heard: a host that is always late must not keep dead workers alive. What a late host missed is not counted as time
-    /// that a worker worked, so no time limit of a running job passes by it.
+    /// heard: a host that is always late must not keep dead workers alive. If the host also let a deadline pass, it may
+    /// have been away, so what it missed is not counted as time that a worker worked: no limit of a running job passes by
+    /// it. That, too, a few times at most, or a host that only calls when it is called would never end a job.
     ///
     /// # Complexity
-    /// O(leases), at most once in two thirds of the shortest lease.
-    fn bridge(&mut self, silence: Span, late: bool) {
+    /// O(leases), at most once in a third of the shortest lease.
+    fn bridge(&mut self, silence: Span, missed: bool) {
+        if silence <= third(self.pool.lease_for_min) {
+            return;
+        }
         let now = self.clock.now();
-        let hurt = |lease: &LeaseRecord| silence.as_nanos() > lease.lease_for.as_nanos() / 3 * 2;
-        let hurt: Vec<u32> = self.pool.leases().filter(|(_, lease)| hurt(lease)).map(|(slot, _)| slot).collect();
-        for lease in hurt {
-            if let Some(job) = self.pool.bridge(lease, now, if late { silence } else { Span::ZERO }) {
+        let before = Timestamp::from_nanos(now.as_nanos().saturating_sub(silence.as_nanos()));
+        let unworked = |lease: &LeaseRecord| {
+            let deadlines = self.deadlines(&self.jobs[lease.item]);
+            let limit = deadlines.run.min(deadlines.total);
+            let passed = before < limit && limit <= now && silence > third(lease.lease_for);
+            missed && (passed || is_long(silence, lease.lease_for))
+        };
+        let all = self.pool.leases().map(|(slot, lease)| (slot, is_long(silence, lease.lease_for), unworked(lease)));
+        let hurt: Vec<(u32, bool, bool)> = all.filter(|(_, unheard, unworked)| *unheard || *unworked).collect();
+        for (slot, unheard, unworked) in hurt {
+            let silent = if unworked { silence } else { Span::ZERO };
+            if let Some(job) = self.pool.bridge(slot, unheard.then_some(now), silent) {
                 self.rearm_job(job);
             }
         }
@@ -124,8 +138,9 @@ impl State {
     /// Takes the host's clock as it is: steps ahead that are on trial are time that passed.
     pub(crate) fn accept_clock(&mut self, reading: Timestamp) {
         self.tick(reading);
+        let awaited = self.earliest();
         let accepted = self.clock.accept();
-        self.bridge(accepted, true);
+        self.bridge(accepted, self.clock.now() > awaited);
     }
 
     /// The earliest deadline, or the last instant, which is never.
@@ -139,9 +154,9 @@ impl State {
         timers.min(leaves).min(or_never(self.outbox.next_deadline()))
     }
 
-    /// When something falls due next.
+    /// When something falls due next, as the host's clock shows it.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.next_due().map(|(at, _)| at.max(self.now))
+        self.next_due().map(|(at, _)| self.to_host(at.max(self.now)))
     }
 
     fn next_due(&self) -> Option<(Timestamp, Due)> {
@@ -290,4 +305,13 @@ impl State {
             self.reap();
         }
     }
+}
+
+/// Whether a silence took most of a lease, so that a worker that is heard three times in it may have missed its turn.
+fn is_long(silence: Span, lease_for: Span) -> bool {
+    silence.as_nanos() > lease_for.as_nanos() / 3 * 2
+}
+
+fn third(span: Span) -> Span {
+    Span::from_nanos(span.as_nanos() / 3)
 }

@@ -99,7 +99,7 @@ impl Gateway {
 
 impl fmt::Debug for Transaction<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Transaction").field("now", &self.state.now).finish_non_exhaustive()
+        f.debug_struct("Transaction").field("now", &self.now()).finish_non_exhaustive()
     }
 }
 
@@ -108,9 +108,9 @@ impl Transaction<'_> {
         self.state
     }
 
-    /// The machine's time.
+    /// The instant at which all steps happen, as the host's clock shows it.
     pub fn now(&self) -> Timestamp {
-        self.state.now
+        self.state.to_host(self.state.now)
     }
 
     /// Runs steps within the transaction; if they fail, only they did not happen.

@@ -284,9 +284,9 @@ impl State {
             task: job.task,
             priority: job.hot.priority,
             state: job.hot.state,
-            created: job.created,
-            started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX),
-            finished: job.finished(),
+            created: self.to_host(job.created),
+            started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX).map(|at| self.to_host(at)),
+            finished: job.finished().map(|at| self.to_host(at)),
             position,
             eta: position.and_then(|position| self.eta(job, position)),
             progress_ppm: job.hot.progress_ppm,
@@ -321,7 +321,7 @@ impl State {
         let job = &self.jobs[slot];
         let route = &self.table.routes[job.route];
         if job.hot.hold == Hold::Backoff {
-            return WaitReason::Backoff { until: not_before(job) };
+            return WaitReason::Backoff { until: self.to_host(not_before(job)) };
         }
         if route.paused {
             return WaitReason::Paused;
@@ -333,7 +333,9 @@ impl State {
             Some(Blocked::RunningMax) => {
                 return WaitReason::CustomerRunning { running: self.customers[job.customer].running };
             }
-            Some(Blocked::Tokens(until)) => return WaitReason::CustomerRate { until },
+            Some(Blocked::Tokens(until)) => {
+                return WaitReason::CustomerRate { until: until.map(|until| self.to_host(until)) };
+            }
             None => {}
         }
         if !route.groups().any(|group| self.pool.has_free(group)) {
@@ -349,11 +351,13 @@ impl State {
 
     fn tell_backend(&self, id: u32) -> BackendView {
         let entry = self.pool.entry(id);
+        let breaker = entry.hot.breaker.status(self.now);
+        let (since, until) = (self.to_host(breaker.since), breaker.until.map(|at| self.to_host(at)));
         BackendView {
             backend: entry.spec.clone(),
             live: entry.hot.live,
             draining: entry.draining || entry.leaving,
-            breaker: entry.hot.breaker.status(self.now),
+            breaker: BreakerStatus { since, until, ..breaker },
             completed: entry.hot.completed,
             failed: entry.hot.failed,
             lost: entry.hot.lost,

@@ -20,7 +20,7 @@ use crate::failure::FailureClass;
 use crate::id::{JobId, NAME_LEN_MAX, check_name};
 use crate::queue::Key;
 use crate::registry::Registry;
-use crate::time::{Span, Timestamp};
+use crate::time::{Clock, Span, Timestamp};
 
 /// Limits of a [`JobStore`].
 ///
@@ -52,7 +52,8 @@ pub struct JobStoreConfig {
 /// The order of calls: [`JobStore::insert`]; [`JobStore::start`], which numbers the attempt; then one of
 /// [`JobStore::complete`], [`JobStore::fail`], [`JobStore::requeue`] with that number: an answer of an attempt that is no
 /// longer the present one is refused and changes nothing. [`JobStore::handle_timeout`] at [`JobStore::next_deadline`].
-/// Time that goes back counts as the latest seen.
+/// `now` is the host's clock, and what counts is the time between two readings: however it steps, a time-out fires when it
+/// has lasted (see [`Clock`]). All instants told are of that clock as it was read last.
 ///
 /// ```
 /// use libgateway::{JobId, JobState, JobStore, JobStoreConfig, NewJob, Output, Timestamp};
@@ -72,6 +73,8 @@ pub struct JobStore {
     config: JobStoreConfig,
     table: JobTable,
     customers: Registry<u32>,
+    clock: Clock,
+    /// The instant up to which all that was due is handled, by `clock`.
     now: Timestamp,
     sequence: u64,
 }
@@ -214,11 +217,13 @@ impl JobStore {
     /// An empty store. Any configuration can be: a maximum of 0 keeps nothing.
     pub fn new(config: JobStoreConfig, now: Timestamp) -> Self {
         let JobStoreConfig { retain_for, retained_max, timeouts, seed, .. } = config;
+        let clock = Clock::new(now);
         Self {
             config,
             table: JobTable::new(TableLimits { retain_for, retained_max, timeouts, seed }),
             customers: Registry::new("customers", u32::MAX, seed),
-            now,
+            clock,
+            now: clock.now(),
             sequence: 0,
         }
     }
@@ -381,9 +386,9 @@ impl JobStore {
             customer: String::from(&**self.customers.name(job.customer)),
             state: job.hot.state,
             payload: job.payload(),
-            created: job.created,
-            started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX),
-            finished: job.finished(),
+            created: self.clock.to_host(job.created),
+            started: Some(job.hot.started).filter(|at| *at != Timestamp::MAX).map(|at| self.clock.to_host(at)),
+            finished: job.finished().map(|at| self.clock.to_host(at)),
             progress_ppm: job.hot.progress_ppm,
             attempt: job.hot.attempts,
             outcome: job.outcome().cloned(),
@@ -404,6 +409,10 @@ impl JobStore {
 
     /// When something falls due next.
     pub fn next_deadline(&self) -> Option<Timestamp> {
+        self.next_due().map(|at| self.clock.to_host(at))
+    }
+
+    fn next_due(&self) -> Option<Timestamp> {
         let leaving = self.table.next_to_leave().map(|(at, _)| at);
         [self.table.timers.next_deadline(), leaving].into_iter().flatten().min().map(|at| at.max(self.now))
     }
@@ -414,9 +423,10 @@ impl JobStore {
     /// # Complexity
     /// O(log n) for each.
     pub fn handle_timeout(&mut self, now: Timestamp) -> u32 {
-        let target = self.now.max(now);
+        self.clock.observe_awaited(now, self.next_due().unwrap_or(Timestamp::MAX));
+        let target = self.clock.now();
         let mut handled = 0;
-        while let Some(at) = self.next_deadline().filter(|at| *at <= target) {
+        while let Some(at) = self.next_due().filter(|at| *at <= target) {
             self.now = at;
             match self.table.timers.pop_due(at) {
                 Some((slot, _)) => self.time_out(slot),
@@ -649,6 +659,25 @@ mod tests {
         assert_eq!(store.handle_timeout(at(9)), 1);
         let job = store.get(id(1)).unwrap();
         assert_eq!((job.state, job.finished), (JobState::Error, Some(at(5))));
+    }
+
+    #[test]
+    fn a_clock_runs_out_when_it_has_lasted_after_any_step_of_the_hosts() {
+        let span = |secs| Some(Span::from_secs(secs));
+        for (made, stepped) in [(1_000_028_800, 1_000_000_030), (1_000_000_000, 0), (1_000_000_000, 999_999_999)] {
+            let mut store = JobStore::new(JobStoreConfig::default(), at(made));
+            let timeouts = Timeouts { queue: span(30), ..Timeouts::NONE };
+            store.insert(at(made), NewJob::new(id(1), "acme").timeouts(timeouts)).unwrap();
+            assert_eq!(store.handle_timeout(at(stepped)), 0);
+            assert_eq!(store.next_deadline(), Some(at(stepped + 30)));
+            assert_eq!(store.handle_timeout(at(stepped + 29)), 0);
+            assert_eq!(store.handle_timeout(at(stepped + 30)), 1);
+            assert_eq!(store.get(id(1)).unwrap().finished, Some(at(stepped + 30)));
+        }
+        let mut store = JobStore::new(JobStoreConfig::default(), Timestamp::MAX);
+        let timeouts = Timeouts { queue: span(30), ..Timeouts::NONE };
+        store.insert(at(5), NewJob::new(id(1), "acme").timeouts(timeouts)).unwrap();
+        assert_eq!((store.handle_timeout(at(34)), store.handle_timeout(at(35))), (0, 1));
     }
 
     #[test]

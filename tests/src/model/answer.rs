@@ -3,6 +3,8 @@
 use libgateway::error::ErrorReply;
 use libgateway::{AfterFailure, JobState, Lease, Reply, Settlement, TakenSettlements, Task};
 
+use super::clock::HostClock;
+
 /// What a command was answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
@@ -63,6 +65,31 @@ pub(crate) struct Bill {
     pub(crate) finished: u64,
     pub(crate) attempts: u32,
     pub(crate) requeues: u32,
+}
+
+impl Answer {
+    /// The answer of a machine in instants of the host's clock.
+    pub(crate) fn shown(mut self, clock: &HostClock) -> Self {
+        let show = |at: &mut u64| *at = clock.shown(*at);
+        match &mut self {
+            Self::Leased(grant) => show(&mut grant.deadline),
+            Self::Leases(grants) => grants.iter_mut().for_each(|grant| show(&mut grant.deadline)),
+            Self::Wait(Some(at)) | Self::Extended(at) | Self::Retry(at) => show(at),
+            Self::Advanced { now, next, .. } => {
+                show(now);
+                next.iter_mut().for_each(show);
+            }
+            Self::Settlements(Some((_, bills))) => {
+                for bill in bills {
+                    [&mut bill.created, &mut bill.finished].into_iter().chain(&mut bill.started).for_each(show);
+                }
+            }
+            Self::All(answers) => return Self::All(answers.drain(..).map(|answer| answer.shown(clock)).collect()),
+            Self::First(index, answer) => return Self::First(*index, Box::new(answer.clone().shown(clock))),
+            _ => {}
+        }
+        self
+    }
 }
 
 /// The gateway's reply in the model's words.

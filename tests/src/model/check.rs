@@ -12,8 +12,9 @@ use super::queue::Blocked;
 impl Model {
     /// Compares everything there is to ask.
     pub(crate) fn check(&self, gateway: &Gateway, customers: &[&str]) {
-        assert_eq!(gateway.now().as_nanos(), self.now, "now");
-        assert_eq!(gateway.next_deadline().map(|at| at.as_nanos()), self.next_deadline(), "next deadline");
+        assert_eq!(gateway.now().as_nanos(), self.clock.shown(self.now), "now");
+        let next = self.next_deadline().map(|at| self.clock.shown(at));
+        assert_eq!(gateway.next_deadline().map(|at| at.as_nanos()), next, "next deadline");
         self.check_stats(&gateway.stats());
         for job in &self.jobs {
             let id = JobId::from_entropy(job.id);
@@ -28,7 +29,7 @@ impl Model {
         let views = gateway.backends();
         assert_eq!(views.len(), self.backends.len(), "backends");
         for (worker, view) in self.backends.iter().zip(&views) {
-            check_backend(worker, view, self.now);
+            check_backend(worker, view, self);
             assert_eq!(gateway.backend(&worker.name).is_some(), !worker.leaving, "{} by its name", worker.name);
         }
         for name in customers {
@@ -46,7 +47,7 @@ impl Model {
             [self.customers.len(), self.routes.len(), self.backends.len(), self.outbox.bills.len(), self.events.len()];
         assert_eq!(seen, own.map(|len| len as u32), "customers, routes, backends, unconfirmed, events");
         assert_eq!(stats.charged_micros, self.charged, "all charges");
-        assert_eq!(stats.clock_offset.as_nanos(), self.offset, "clock offset");
+        assert_eq!(stats.clock_offset.as_nanos(), self.clock.doubted, "clock offset");
         self.check_counters(&stats.counters);
     }
 
@@ -77,9 +78,10 @@ impl Model {
         let id = view.id;
         assert_eq!((&view.customer, &view.route, view.task), (&job.customer, &job.route, job.task), "names of {id}");
         assert_eq!((view.priority, view.state), (Priority::from_lane(job.priority), job.state), "state of {id}");
-        assert_eq!(view.created.as_nanos(), job.created, "creation of {id}");
-        assert_eq!(view.started.map(|at| at.as_nanos()), job.started, "start of {id}");
-        let finished = job.end.is_some().then_some(job.since);
+        let shown = |at| self.clock.shown(at);
+        assert_eq!(view.created.as_nanos(), shown(job.created), "creation of {id}");
+        assert_eq!(view.started.map(|at| at.as_nanos()), job.started.map(shown), "start of {id}");
+        let finished = job.end.is_some().then(|| shown(job.since));
         assert_eq!(view.finished.map(|at| at.as_nanos()), finished, "end of {id}");
         assert_eq!(view.position, self.position(job), "position of {id}");
         assert_eq!(view.eta.map(|span| span.as_nanos()), self.eta(job), "expected wait of {id}");
@@ -108,8 +110,9 @@ impl Model {
         let way = &self.routes[self.route(&job.route).unwrap()];
         let mut serving = self.backends.iter().filter(|own| own.serves(&way.family, &way.model, way.kind)).peekable();
         let position = self.position(job)?;
+        let shown = |at| libgateway::Timestamp::from_nanos(self.clock.shown(at));
         if let Hold::Until(at) = job.hold {
-            return Some(WaitReason::Backoff { until: libgateway::Timestamp::from_nanos(at) });
+            return Some(WaitReason::Backoff { until: shown(at) });
         }
         if way.paused {
             return Some(WaitReason::Paused);
@@ -123,7 +126,7 @@ impl Model {
                 return Some(WaitReason::CustomerRunning { running });
             }
             Some(Blocked::Tokens(until)) => {
-                return Some(WaitReason::CustomerRate { until: until.map(libgateway::Timestamp::from_nanos) });
+                return Some(WaitReason::CustomerRate { until: until.map(shown) });
             }
             None => {}
         }
@@ -163,12 +166,12 @@ fn seen_customer(view: &CustomerView) -> CustomerSeen {
     CustomerSeen { weight: view.weight, running: view.running, queued: view.queued, tokens, tier, own_policy }
 }
 
-fn check_backend(own: &Worker, view: &BackendView, now: u64) {
+fn check_backend(own: &Worker, view: &BackendView, model: &Model) {
     let name = &own.name;
     let seen = (&view.backend.name, view.backend.slots, view.live, view.draining);
     assert_eq!(seen, (name, own.slots, own.live, own.draining || own.leaving), "{name}");
     assert_eq!((view.completed, view.failed, view.lost), (own.completed, own.failed, own.lost), "results of {name}");
-    let breaker = own.breaker.clone().at(now);
+    let breaker = own.breaker.clone().at(model.now);
     let (state, forced) = match breaker.phase {
         Phase::Closed => (BreakerState::Closed, false),
         Phase::Open => (BreakerState::Open, false),
@@ -178,7 +181,7 @@ fn check_backend(own: &Worker, view: &BackendView, now: u64) {
     };
     let seen = &view.breaker;
     assert_eq!((seen.state, seen.forced), (state, forced), "breaker of {name}");
-    let until = Some(breaker.deadline).filter(|at| *at != u64::MAX);
+    let until = Some(breaker.deadline).filter(|at| *at != u64::MAX).map(|at| model.clock.shown(at));
     assert_eq!(seen.until.map(|at| at.as_nanos()), until, "end of the state of the breaker of {name}");
     let seen = (seen.consecutive_failures, seen.reopens, seen.probe_successes, seen.probe_out);
     let own = (breaker.in_a_row, breaker.reopens, breaker.probes, breaker.phase == Phase::Probing);

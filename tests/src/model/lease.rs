@@ -20,6 +20,7 @@ impl Model {
         };
         let lease = self.jobs[job].lease.as_mut().unwrap();
         lease.deadline = self.now.saturating_add(lease.lease_for);
+        lease.spared = 0;
         Answer::Extended(lease.deadline)
     }
 

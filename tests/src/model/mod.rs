@@ -3,6 +3,7 @@
 
 mod answer;
 mod check;
+mod clock;
 mod lease;
 mod money;
 mod ops;
@@ -31,18 +32,20 @@ enum Group<'c, T> {
 impl Model {
     /// Applies a command at a reading of the host's clock.
     pub(crate) fn apply(&mut self, reading: u64, command: &Command<'_>) -> Answer {
-        match command {
-            Command::Advance {} => return self.advance(reading),
+        let answer = match command {
+            Command::Advance {} => self.advance(reading),
             Command::AcceptClock {} => {
-                (self.clock, self.offset) = (self.clock.max(reading), 0);
-                return self.advance(reading);
+                self.accept_clock(reading);
+                self.advance(reading)
             }
-            _ => {}
-        }
-        self.tick(reading);
-        let answer = self.run(command);
-        self.tidy();
-        answer
+            _ => {
+                self.tick(reading);
+                let answer = self.run(command);
+                self.tidy();
+                answer
+            }
+        };
+        answer.shown(&self.clock)
     }
 
     fn run(&mut self, command: &Command<'_>) -> Answer {
@@ -66,10 +69,11 @@ impl Model {
                 self.with_backend(backend, |_, own| own.draining = *draining)
             }
             Command::ForceBreaker { backend, state, until } => {
+                let until = until.map(|until| Timestamp::from_nanos(self.clock.meant(until.as_nanos())));
                 let over = until.is_some_and(|until| until.as_nanos() <= self.now);
                 match self.backend(backend) {
                     Some(_) if over && state.is_some() => error(204, "until"),
-                    _ => self.with_backend(backend, |now, own| force(&mut own.breaker, *state, *until, now)),
+                    _ => self.with_backend(backend, |now, own| force(&mut own.breaker, *state, until, now)),
                 }
             }
             Command::PutCustomer { customer, policy } => self.put_customer(customer, policy),

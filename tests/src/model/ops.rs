@@ -41,6 +41,8 @@ pub struct Ops {
     version: u32,
     /// In so many of a hundred steps no time passes, whatever the other dice say.
     calm: u64,
+    /// What the host's clock showed before it went wild.
+    right: Option<u64>,
     /// All spans and readings are whole multiples of it, so that in some runs much falls due at one instant.
     grain: u64,
 }
@@ -60,6 +62,8 @@ const ROUTES: [&str; 9] = [
     "video/wan/base/t2v",
 ];
 const SECOND: u64 = 1_000_000_000;
+const DAY: u64 = 86_400 * SECOND;
+const YEAR: u64 = 365 * DAY;
 
 /// Limits and policies of a run; small tables, so that their ends are reached. All spans are multiples of `grain`
 /// nanoseconds.
@@ -182,7 +186,7 @@ impl Ops {
     pub fn new(mut rng: Rng, mix: Mix, grain: u64) -> Self {
         let calm = *rng.pick(&[0, 50, 80, 90]);
         let (jobs, leases, ended, batches) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { rng, mix, jobs, leases, ended, spoken: None, batches, version: 0, calm, grain }
+        Self { rng, mix, jobs, leases, ended, spoken: None, batches, version: 0, calm, right: None, grain }
     }
 
     /// Some backends to begin with; the first one serves most routes.
@@ -251,19 +255,27 @@ impl Ops {
 
     /// A reading of the host's clock: mostly a little later, often at the very edge of a deadline, sometimes wrong.
     fn reading(&mut self, now: u64, next: Option<u64>) -> u64 {
+        // A clock that went wild is right again after a while, if ever.
+        let now = if self.rng.percent(40) { self.right.take().unwrap_or(now) } else { now };
         let deadline = next.filter(|at| *at < now.saturating_add(600 * SECOND)).unwrap_or(now);
+        let later = |nanos: u64| now.saturating_add(nanos);
         let reading = match self.rng.below(1_000) {
             _ if self.rng.percent(self.calm) => now,
             0..=549 => now,
-            550..=799 => now + self.rng.below(300_000_000),
-            800..=859 => now + self.rng.below(3 * SECOND),
+            550..=799 => later(self.rng.below(300_000_000)),
+            800..=859 => later(self.rng.below(3 * SECOND)),
             860..=899 => deadline,
             900..=924 => deadline.saturating_sub(1).max(now),
-            925..=944 => deadline + 1,
-            945..=959 => now + self.rng.below(15 * SECOND),
+            925..=944 => deadline.saturating_add(1),
+            945..=959 => later(self.rng.below(15 * SECOND)),
             960..=989 => now.saturating_sub(self.rng.below(5 * SECOND)),
-            990..=997 => now + self.rng.below(70 * SECOND),
-            _ => now + self.rng.below(7_200 * SECOND),
+            990..=995 => later(self.rng.below(70 * SECOND)),
+            996 => later(self.rng.below(7_200 * SECOND)),
+            997 => now.saturating_sub(self.rng.below(7_200 * SECOND)),
+            _ => {
+                self.right = Some(now);
+                *self.rng.pick(&[0, u64::MAX, later(10 * YEAR), now.saturating_sub(10 * YEAR), later(DAY)])
+            }
         };
         coarse(reading, self.grain)
     }
@@ -381,7 +393,7 @@ impl Ops {
         let rng = &mut self.rng;
         let state = [None, Some(ForcedState::Open), Some(ForcedState::Closed)][rng.below(3) as usize];
         // Now and then an end that has passed, which forces nothing.
-        let until = (now + rng.below(20 * SECOND)).saturating_sub(SECOND);
+        let until = now.saturating_add(rng.below(20 * SECOND)).saturating_sub(SECOND);
         let until = rng.percent(70).then(|| Timestamp::from_nanos(coarse(until, self.grain)));
         Command::ForceBreaker { backend: self.backend_name(), state, until }
     }
@@ -490,7 +502,7 @@ impl Ops {
 
 /// Rounded up to a multiple of the grain.
 fn coarse(nanos: u64, grain: u64) -> u64 {
-    nanos.div_ceil(grain) * grain
+    nanos.div_ceil(grain).saturating_mul(grain)
 }
 
 macro_rules! same_words {

@@ -7,16 +7,16 @@ use libgateway::{
 };
 
 use super::answer::Bill;
+use super::clock::HostClock;
 use super::queue::Account;
 
 /// Everything a gateway knows, the slow way.
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) config: GatewayConfig,
-    /// The machine's time, the clock's, and how far the host is ahead of the clock.
+    /// The instant up to which all that was due is handled.
     pub(crate) now: u64,
-    pub(crate) clock: u64,
-    pub(crate) offset: u64,
+    pub(crate) clock: HostClock,
     /// In order of submission.
     pub(crate) jobs: Vec<Job>,
     /// In order of declaration.
@@ -126,6 +126,10 @@ pub(crate) struct Held {
     pub(crate) granted: u64,
     pub(crate) deadline: u64,
     pub(crate) lease_for: u64,
+    /// Times it was spared since its worker was heard.
+    pub(crate) spared: u32,
+    /// Lengths of silences in which it did not work.
+    pub(crate) idle: Vec<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -248,11 +252,11 @@ pub(crate) struct Counters {
 
 impl Model {
     pub(crate) fn new(config: GatewayConfig, now: u64) -> Self {
+        let clock = HostClock::new(now, config.clock_jump_max.as_nanos());
         Self {
+            now: clock.machine,
+            clock,
             config,
-            now,
-            clock: now,
-            offset: 0,
             jobs: Vec::new(),
             backends: Vec::new(),
             families: Vec::new(),

@@ -497,7 +497,16 @@ impl Model {
         (job.started, job.since) = (Some(now), now);
         job.progress = 0;
         job.version += 1;
-        job.lease = Some(Held { id, backend: backend.clone(), generation, granted: now, deadline, lease_for });
+        job.lease = Some(Held {
+            id,
+            backend: backend.clone(),
+            generation,
+            granted: now,
+            deadline,
+            lease_for,
+            spared: 0,
+            idle: Vec::new(),
+        });
         let grant = Grant {
             id,
             job: job.id,

@@ -64,7 +64,9 @@ impl Twin {
             Op::Events(count) => {
                 for _ in 0..count {
                     let seen = self.gateway.poll_event().map(|event| (event.number, event.at.as_nanos(), event.kind));
-                    assert_eq!(seen, self.model.events.pop_front(), "event (left) and model (right)");
+                    let told = self.model.events.pop_front();
+                    let told = told.map(|(number, at, kind)| (number, self.model.clock.shown(at), kind));
+                    assert_eq!(seen, told, "event (left) and model (right)");
                 }
                 None
             }
@@ -85,14 +87,14 @@ impl Twin {
         assert_eq!(told(&reply), answer, "reply (left) and model (right)");
         let more = matches!(answer, Answer::Advanced { more: true, .. });
         let before = self.gateway.snapshot_json();
-        let time = (self.model.clock, self.model.offset);
+        let time = self.model.clock;
         self.model.tick(now);
-        // Nothing is live any more, and the clock is believed at last.
-        let more = more || time != (self.model.clock, self.model.offset);
+        // What was on trial is believed at last.
+        let more = more || time != self.model.clock;
         let mut copy = self.model.clone();
         let result = self.gateway.transaction(Timestamp::from_nanos(now), |tx| {
             for leaf in leaves {
-                let (reply, answer) = (told(&in_transaction(tx, leaf.clone())), copy.leaf(leaf));
+                let (reply, answer) = (told(&in_transaction(tx, leaf.clone())), copy.leaf(leaf).shown(&copy.clock));
                 // Records deleted by an earlier step are let go when the transaction ends: until then they may still
                 // ask for a call at the instant at which they would have left.
                 let early = |seen: Option<u64>, own: Option<u64>| seen.is_some_and(|at| own.is_none_or(|own| at < own));
@@ -114,8 +116,8 @@ impl Twin {
             self.step(op);
         }
         for _ in 0..steps {
-            let (now, next) = (self.model.clock + self.model.offset, self.model.next_deadline());
-            let next = next.map(|at| at.saturating_add(self.model.offset));
+            let clock = &self.model.clock;
+            let (now, next) = (clock.reading, self.model.next_deadline().map(|at| clock.shown(at)));
             if let Some(reply) = self.step(ops.next_op(now, next)) {
                 ops.learn(&reply);
             }

@@ -3,6 +3,7 @@
 use libgateway::{CancelReason, EventKind, FailureClass, JobId, JobState, Span};
 
 use super::answer::Answer;
+use super::clock::{Passed, punctual};
 use super::money::{Spent, Tokens};
 use super::parts::{Breaker, End, Fault, Hold, Job, Model, Phase, Worker};
 
@@ -19,22 +20,20 @@ enum Due {
 impl Model {
     /// Takes a reading of the host's clock and handles what is due. Returns how much, and whether there is more.
     pub(crate) fn tick(&mut self, reading: u64) -> (u32, bool) {
-        match self.next_deadline() {
-            Some(awaited) if self.live() > 0 => {
-                let target = reading.saturating_sub(self.offset).max(self.clock);
-                let leap = target - self.clock;
-                let leapt = target.saturating_sub(awaited.max(self.clock)) > self.config.clock_jump_max.as_nanos();
-                self.clock = if leapt { self.clock } else { target };
-                self.offset = reading.saturating_sub(self.clock);
-                if leapt {
-                    self.counters.clock_leaps += 1;
-                    self.emit(EventKind::ClockLeapt(Span::from_nanos(leap)));
-                }
-            }
-            _ => (self.clock, self.offset) = (self.clock.max(reading), 0),
+        let awaited = self.next_due().map_or(u64::MAX, |(at, _)| at);
+        let never = |at: u64| at == u64::MAX;
+        let idle = self.live() == 0 && self.first_to_leave().is_none_or(never);
+        let Passed { before, leapt } = self.clock.read(reading, if idle { u64::MAX } else { awaited });
+        if let Some(leap) = leapt {
+            self.counters.clock_leaps += 1;
+            self.emit(EventKind::ClockLeapt(Span::from_nanos(leap)));
+        }
+        let now = self.clock.machine;
+        if !punctual(before, now, awaited) {
+            self.bridge(before, now > awaited);
         }
         let mut handled = 0;
-        while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= self.clock) {
+        while let Some((at, due)) = self.next_due().filter(|(at, _)| *at <= now) {
             if handled == self.config.due_max {
                 return (handled, true);
             }
@@ -43,16 +42,43 @@ impl Model {
             self.tidy();
             handled += 1;
         }
-        self.now = self.clock;
+        self.now = now;
         (handled, false)
     }
 
     pub(crate) fn advance(&mut self, reading: u64) -> Answer {
-        let (leaps, offset) = (self.counters.clock_leaps, self.offset);
+        let leaps = self.counters.clock_leaps;
         let (handled, more) = self.tick(reading);
         self.tidy();
-        let leapt = (self.counters.clock_leaps > leaps).then(|| self.offset.saturating_sub(offset));
+        let leapt = (self.counters.clock_leaps > leaps).then_some(self.clock.doubted);
         Answer::Advanced { handled, now: self.now, more, leapt, next: self.next_deadline() }
+    }
+
+    pub(crate) fn accept_clock(&mut self, reading: u64) {
+        self.tick(reading);
+        let awaited = self.next_due().map_or(u64::MAX, |(at, _)| at);
+        let before = self.clock.machine;
+        self.clock.believe();
+        self.bridge(before, self.clock.machine > awaited);
+    }
+
+    /// The host was silent since `before`: workers get their time again, and what the host missed they did not work.
+    fn bridge(&mut self, before: u64, missed: bool) {
+        let now = self.clock.machine;
+        let silence = now - before;
+        for index in 0..self.jobs.len() {
+            let [_, _, run, total] = self.clocks(&self.jobs[index]);
+            let Some(lease) = &mut self.jobs[index].lease else { continue };
+            let (end, long) = (run.min(total), is_long(silence, lease.lease_for));
+            let passed = before < end && end <= now && silence > lease.lease_for / 3;
+            if missed && (passed || long) && lease.idle.len() < 8 && silence > 0 {
+                lease.idle.push(silence);
+            }
+            if long && lease.spared < 3 {
+                lease.spared += 1;
+                lease.deadline = lease.deadline.max(now.saturating_add(lease.lease_for));
+            }
+        }
     }
 
     pub(crate) fn next_deadline(&self) -> Option<u64> {
@@ -67,12 +93,15 @@ impl Model {
             .flat_map(|own| [own.wake, own.leaves].into_iter().flatten().map(|at| (at, Due::Customer(own.order))));
         let backends = self.backends.iter().map(|own| (own.breaker.deadline, Due::Backend(own.order)));
         let outbox = self.outbox.taken.iter().map(|(_, deadline)| (*deadline, Due::Outbox));
-        let record = self.ended.first().map(|id| {
-            let end = self.jobs[self.job(*id).unwrap()].since;
-            (end.saturating_add(self.config.retain_for.as_nanos()), Due::Record)
-        });
+        let record = self.first_to_leave().map(|at| (at, Due::Record));
         let all = jobs.chain(customers).chain(backends).chain(outbox).chain(record);
         all.filter(|(at, _)| *at != u64::MAX).min()
+    }
+
+    /// When the first record of an ended job leaves.
+    fn first_to_leave(&self) -> Option<u64> {
+        let first = self.ended.first()?;
+        Some(self.jobs[self.job(*first).unwrap()].since.saturating_add(self.config.retain_for.as_nanos()))
     }
 
     fn handle(&mut self, due: Due) {
@@ -102,12 +131,13 @@ impl Model {
     fn clocks(&self, job: &Job) -> [u64; 4] {
         let [queue, start, run, total] = job.timeouts;
         let after = |from: u64, span: Option<u64>| span.map_or(u64::MAX, |span| from.saturating_add(span));
+        let idle = job.lease.iter().flat_map(|lease| &lease.idle).fold(0, |sum: u64, idle| sum.saturating_add(*idle));
         let (queued, running) = (job.state == JobState::Queued, job.state == JobState::Running);
         [
             after(job.since, queue.filter(|_| queued && !matches!(job.hold, Hold::Until(_)))),
             after(job.created, start.filter(|_| queued && job.started.is_none())),
-            after(job.since, run.filter(|_| running)),
-            after(job.created, total.filter(|_| queued || running)),
+            after(job.since, run.filter(|_| running)).saturating_add(idle),
+            after(job.created, total.filter(|_| queued || running)).saturating_add(idle),
         ]
     }
 
@@ -247,6 +277,11 @@ impl Model {
         shares.retain(|share| families.contains(&share.account.1));
         virtual_time.retain(|(family, ..)| families.contains(family));
     }
+}
+
+/// Whether a silence took more than two thirds of a lease.
+fn is_long(silence: u64, lease_for: u64) -> bool {
+    silence > lease_for / 3 * 2
 }
 
 impl Breaker {

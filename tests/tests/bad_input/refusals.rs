@@ -271,7 +271,6 @@ fn results_that_cannot_be_are_refused() {
     }
     refused(vec![
         (201, "output", complete(|| Output::url(""))),
-        (201, "output", complete(|| Output::inline(""))),
         (202, "output", complete(|| Output::url(long(17)))),
         (202, "output", complete(|| Output::inline(long(17)))),
         (204, "progress_ppm", Box::new(|rig| refusal(rig.gateway.progress(rig.now, LIVE, 1_000_001)))),

@@ -13,7 +13,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("mechanisms", &["queue", "limiter", "breaker", "shed", "cache", "capacity"]),
     ("records", &["job", "backend", "billing"]),
     ("machines", &["gateway", "audit", "rental", "reconcile"]),
-    ("edges", &["wire", "shared"]),
+    ("edges", &["wire", "shared", "system_clock"]),
 ];
 
 /// Imports between modules of one floor that are allowed all the same, `(from, to)`; they may form no circle.

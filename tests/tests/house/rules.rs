@@ -39,7 +39,10 @@ const GENERATED: &[&str] = &["include/gateway.h"];
 /// Modules of `core` whose state and decisions are integers; a name also stands for those that start with it.
 const INTEGER_ONLY: &[&str] = &["queue", "limiter", "breaker", "billing", "audit", "gateway", "job", "backend"];
 
-/// Ways into the world that `core` does not take, in its tests neither.
+/// Modules of `core` that feature `std` adds.
+const STD: &[&str] = &["shared", "system_clock"];
+
+/// Ways into the world that the rest of `core` does not take, in its tests neither.
 const WORLD: &[&[&str]] = &[
     &["SystemTime"],
     &["Instant"],
@@ -108,13 +111,13 @@ pub(crate) fn no_floats(source: &Source) -> Vec<Finding> {
 /// `core` reads no clock, no environment, no dice and starts no thread; outside tests it does not name `std` at all.
 /// `shared` is the exception to both.
 pub(crate) fn no_world(source: &Source) -> Vec<Finding> {
-    if source.core_module().is_none_or(|module| module == "shared") {
+    if source.core_module().is_none_or(|module| STD.contains(&module)) {
         return Vec::new();
     }
     let is_world = |tokens: &[Token], at: usize| WORLD.iter().any(|words| reads(tokens, at, words));
     let mut findings = each(source, is_world, "the world stays outside of core: take it as an argument");
     let is_std = |tokens: &[Token], at: usize| !tokens[at].test && reads(tokens, at, &["std", "::"]);
-    findings.extend(each(source, is_std, "`std` in core is for shared alone: use core or alloc"));
+    findings.extend(each(source, is_std, "`std` in core is for shared and system_clock alone: use core or alloc"));
     findings
 }
 

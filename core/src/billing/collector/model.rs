@@ -119,7 +119,7 @@ fn apply(billing: &mut BillingCollector, model: &mut Model, op: &Op) {
                 model.open.iter().filter(|open| open.1 + 1_000 <= model.now).map(|open| open.0).collect();
             let due = &due[..due.len().min(*max as usize)];
             due.iter().for_each(|id| model.close(*id, BillingOutcome::Swept, 0));
-            assert_eq!(billing.handle_timeout(*max, at(*now)), due.len() as u32);
+            assert_eq!(billing.handle_timeout(*max, at(model.now)), due.len() as u32);
         }
         Op::Take { max, later } => {
             model.now += later;

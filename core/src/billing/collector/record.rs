@@ -68,6 +68,9 @@ pub struct BillingRecord {
     pub started: Timestamp,
     /// When it left.
     pub ended: Timestamp,
+    /// Whether the host's clock stepped while the call was open. From `started` to `ended` is then only what passed for
+    /// sure: an end that was read before its start is no call that took no time.
+    pub clock_stepped: bool,
     /// The price it was accepted for.
     pub price: Price,
     /// The version of the price book that gave it.

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::tests::{HOLD, at};
 use super::*;
+use crate::time::pace::Pace;
 
 #[derive(Clone, Debug)]
 enum Op {
@@ -45,7 +46,7 @@ struct Place {
 struct Model {
     places: Vec<Place>,
     batches: Vec<(Batch, Timestamp)>,
-    latest: Timestamp,
+    clock: Pace,
 }
 
 impl Model {
@@ -59,9 +60,11 @@ impl Model {
     }
 
     fn timeout(&mut self, now: Timestamp) {
-        self.latest = self.latest.max(now);
+        let awaited = self.due().map(Timestamp::as_nanos);
+        self.clock.read(now.as_nanos(), awaited);
+        let latest = at(self.clock.now);
         for (batch, deadline) in self.batches.clone() {
-            if deadline <= self.latest && self.is_in_flight(batch) {
+            if deadline <= latest && self.is_in_flight(batch) {
                 self.run(batch).iter_mut().for_each(|place| place.in_flight = false);
             }
         }
@@ -77,7 +80,7 @@ impl Model {
             .take(max as usize)
             .count();
         let batch = Batch { id: self.batches.len() as u64 + 1, first_seq: first as u64 + 1, len: len as u32 };
-        self.batches.push((batch, self.latest + HOLD));
+        self.batches.push((batch, at(self.clock.now) + HOLD));
         for place in self.run(batch) {
             (place.in_flight, place.batch) = (true, Some(batch.id));
         }
@@ -98,6 +101,10 @@ impl Model {
     }
 
     fn next_deadline(&mut self) -> Option<Timestamp> {
+        self.due().map(|at| self.clock.shown_at(at))
+    }
+
+    fn due(&mut self) -> Option<Timestamp> {
         let batches = self.batches.clone();
         batches.into_iter().filter(|(batch, _)| self.is_in_flight(*batch)).map(|(_, deadline)| deadline).min()
     }
@@ -120,7 +127,7 @@ fn apply(outbox: &mut Outbox<String>, model: &mut Model, n: usize, op: &Op) {
             }
         }
         Op::Take { max, later } => {
-            let now = model.latest + Span::from_nanos(*later);
+            let now = at(model.clock.reading) + Span::from_nanos(*later);
             model.timeout(now);
             assert_eq!(outbox.take(*max, now), model.take(*max));
         }
@@ -183,7 +190,7 @@ proptest! {
         for batch in outbox.batches().collect::<Vec<_>>() {
             outbox.give_back(batch).unwrap();
         }
-        while let Some(batch) = outbox.take(3, model.latest) {
+        while let Some(batch) = outbox.take(3, at(model.clock.reading)) {
             for (seq, payload) in outbox.entries(batch).unwrap() {
                 let place = &mut model.places[seq as usize - 1];
                 prop_assert!(!place.confirmed && place.payload == *payload);

@@ -7,14 +7,14 @@ use serde::Deserialize;
 
 use super::{Outbox, OutboxConfig, Taken, index};
 use crate::error::InputError;
-use crate::time::Timestamp;
+use crate::time::Clock;
 
 /// An outbox as it is read, not yet checked.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct OutboxForm<T> {
     config: OutboxConfig,
-    latest: Timestamp,
+    clock: Clock,
     next_seq: u64,
     next_batch: u64,
     confirmed: u64,
@@ -28,7 +28,7 @@ impl<T> TryFrom<OutboxForm<T>> for Outbox<T> {
 
     /// Accepts only what a box of this configuration can have come to.
     fn try_from(form: OutboxForm<T>) -> Result<Self, InputError> {
-        let OutboxForm { config, latest, next_seq, next_batch, confirmed, fresh, returned, taken } = form;
+        let OutboxForm { config, clock, next_seq, next_batch, confirmed, fresh, returned, taken } = form;
         config.validate()?;
         for (field, value) in [("next_seq", next_seq), ("next_batch", next_batch)] {
             if !(1..=NUMBER_MAX).contains(&value) {
@@ -62,12 +62,12 @@ impl<T> TryFrom<OutboxForm<T>> for Outbox<T> {
             return contradiction("taken", "next_batch");
         }
         let deadlines = || taken.values().map(|taken| taken.deadline);
-        if !deadlines().is_sorted() || deadlines().any(|deadline| deadline > latest + config.hold) {
-            return contradiction("deadline", "latest");
+        if !deadlines().is_sorted() || deadlines().any(|deadline| deadline > clock.now() + config.hold) {
+            return contradiction("deadline", "clock");
         }
         let in_flight = taken.values().map(|taken| taken.entries.len()).sum();
         let taken_at = index(&taken);
-        Ok(Self { config, latest, next_seq, next_batch, confirmed, fresh, returned, taken, in_flight, taken_at })
+        Ok(Self { config, clock, next_seq, next_batch, confirmed, fresh, returned, taken, in_flight, taken_at })
     }
 }
 
@@ -81,6 +81,7 @@ mod tests {
     use super::super::Batch;
     use super::super::tests::{at, outbox};
     use super::*;
+    use crate::time::Timestamp;
 
     #[test]
     fn a_damaged_snapshot_is_refused() {
@@ -97,7 +98,7 @@ mod tests {
             (r#""outbox_max":9"#, r#""outbox_max":6"#),
             (r#""outbox_max":9"#, r#""outbox_max":0"#),
             (r#""hold":100"#, r#""hold":0"#),
-            (r#""latest":50"#, r#""latest":49"#),
+            (r#""now":50"#, r#""now":49"#),
             (r#""next_seq":10"#, r#""next_seq":0"#),
             (r#""next_seq":10"#, r#""next_seq":11"#),
             (r#""next_seq":10"#, r#""next_seq":18446744073709551615"#),
