@@ -335,7 +335,7 @@ fn one_wild_reading_changes_nothing_for_a_busy_gateway() {
         assert_eq!(rig.state(id(2)), JobState::Cancelled, "{wild:?}");
         rig.to(at(320));
         rig.to(at(700));
-        assert_eq!(rig.job(id(1)).requeues + u16::from(rig.state(id(1)) == JobState::Running), 1, "{wild:?}");
+        assert_eq!(rig.job(id(1)).requeues + u32::from(rig.state(id(1)) == JobState::Running), 1, "{wild:?}");
     }
 }
 
