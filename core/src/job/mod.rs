@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 pub use lifecycle::{JobEvent, JobState};
 pub use payload::Payload;
 pub use store::{JobStore, JobStoreConfig, NewJob, StoredJob};
-pub(crate) use table::{Content, Deadlines, Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
+pub(crate) use table::{
+    Content, Deadlines, Earlier, Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits,
+};
 
 use crate::error::InputError;
 use crate::failure::FailureClass;

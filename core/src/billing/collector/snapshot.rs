@@ -9,7 +9,7 @@ use super::{BillingCall, BillingCollector, BillingCollectorConfig, BillingRecord
 use crate::billing::outbox::Outbox;
 use crate::billing::prices::PriceBook;
 use crate::error::InputError;
-use crate::time::Timestamp;
+use crate::time::Clock;
 
 /// A collector as it is read, not yet checked.
 #[derive(Deserialize)]
@@ -17,7 +17,7 @@ use crate::time::Timestamp;
 pub(super) struct CollectorForm {
     config: BillingCollectorConfig,
     prices: PriceBook,
-    latest: Timestamp,
+    clock: Clock,
     next_start: u64,
     calls: BTreeMap<u64, Call>,
     outbox: Outbox<BillingRecord>,
@@ -28,7 +28,7 @@ impl TryFrom<CollectorForm> for BillingCollector {
     type Error = InputError;
 
     fn try_from(form: CollectorForm) -> Result<Self, InputError> {
-        let CollectorForm { config, prices, latest, next_start, calls, outbox, totals } = form;
+        let CollectorForm { config, prices, clock, next_start, calls, outbox, totals } = form;
         config.validate()?;
         let contradiction = |field, other| Err(InputError::Contradiction { field, other });
         if outbox.config() != config.outbox {
@@ -41,8 +41,8 @@ impl TryFrom<CollectorForm> for BillingCollector {
             return contradiction("calls", "outbox_max");
         }
         let in_order = calls.values().is_sorted_by_key(|call| call.started);
-        if !in_order || calls.values().any(|call| call.started > latest) {
-            return contradiction("started", "latest");
+        if !in_order || calls.values().any(|call| call.started > clock.now()) {
+            return contradiction("started", "clock");
         }
         let BillingTotals { started, ended, abandoned, swept, .. } = totals;
         let left = ended.checked_add(abandoned).and_then(|sum| sum.checked_add(swept));
@@ -57,7 +57,7 @@ impl TryFrom<CollectorForm> for BillingCollector {
         let mut collector = Self {
             config,
             prices,
-            latest,
+            clock,
             next_start,
             calls: BTreeMap::new(),
             outbox,
@@ -66,7 +66,7 @@ impl TryFrom<CollectorForm> for BillingCollector {
         };
         for (number, call) in calls {
             let Call { request_id, customer, model, tier, price_version, .. } = &call;
-            BillingCall { request_id, customer, model, tier }.validate()?;
+            BillingCall { request_id, customer: customer.as_deref(), model, tier: tier.as_deref() }.validate()?;
             if *price_version > collector.prices.version() {
                 return contradiction("price_version", "prices");
             }
