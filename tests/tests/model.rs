@@ -86,7 +86,7 @@ fn a_customer_without_tokens_is_kept_as_long_as_any_other() {
     }
     for number in [1, 2] {
         twin.step(Op::Command(0, Command::Dispatch {}));
-        twin.step(Op::Command(0, Command::Cancel { job: kit::id(number) }));
+        twin.step(Op::Command(0, Command::Cancel { job: kit::id(number), usage: libgateway::Usage::unmeasured() }));
         twin.step(Op::Command(0, Command::Delete { job: kit::id(number) }));
     }
     twin.step(Op::Command(0, Command::TakeSettlements { max: 2 }));
@@ -119,7 +119,7 @@ fn a_clock_that_went_back_does_not_hide_what_is_due() {
     let mut twin = Twin::new(GatewayConfig::default().retain_for(Span::ZERO), 5_000);
     twin.step(Op::Command(5_000, Command::PutBackend(kit::flux("flux-1"))));
     twin.step(Op::Command(5_000, Command::Submit(kit::job(1, "acme", kit::DEV))));
-    twin.step(Op::Command(5_000, Command::Cancel { job: kit::id(1) }));
+    twin.step(Op::Command(5_000, Command::Cancel { job: kit::id(1), usage: libgateway::Usage::unmeasured() }));
     twin.step(Op::Command(4_000, Command::Dispatch {}));
     assert!(twin.gateway.job(kit::id(1)).is_none());
 }
@@ -152,7 +152,7 @@ fn a_share_overtaken_in_a_transaction_is_there_when_it_is_undone() {
     let mut twin = Twin::new(GatewayConfig::default(), 0);
     twin.step(Op::Command(0, Command::PutBackend(kit::flux("flux-1").slots(2))));
     twin.step(Op::Command(0, Command::Submit(kit::job(1, "acme", kit::DEV))));
-    twin.step(Op::Command(0, Command::Cancel { job: kit::id(1) }));
+    twin.step(Op::Command(0, Command::Cancel { job: kit::id(1), usage: libgateway::Usage::unmeasured() }));
     for number in [2, 3] {
         let submit = kit::job(number, "bolt", kit::DEV).estimate(GpuNanos::from_secs(5));
         twin.step(Op::Command(0, Command::Submit(submit)));

@@ -293,8 +293,7 @@ impl State {
                     let reported = extra.earlier.reported.saturating_sub(old.reported.as_nanos());
                     extra.earlier.reported = reported.saturating_add(new.reported.as_nanos());
                     extra.earlier.unmeasured = extra.earlier.unmeasured.saturating_sub(u32::from(!old.measured));
-                    extra.earlier.take_back(old.devices.iter().map(|own| (&own.device, own.gpu)));
-                    extra.earlier.add(new.devices.iter().map(|own| (&own.device, own.gpu)));
+                    extra.earlier.replace(&DeviceTime::pairs(&old.devices), &DeviceTime::pairs(&new.devices));
                 }
             }
             extra.earlier.capped |= capped;

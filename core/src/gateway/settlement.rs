@@ -113,6 +113,12 @@ pub struct DeviceTime {
     pub gpu: GpuNanos,
 }
 
+impl DeviceTime {
+    pub(crate) fn pairs(devices: &[Self]) -> Vec<(Arc<str>, GpuNanos)> {
+        devices.iter().map(|own| (own.device.clone(), own.gpu)).collect()
+    }
+}
+
 /// Whose a settlement is: by number while the outbox keeps them known, or by name where they may have been forgotten.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Party {

@@ -135,16 +135,20 @@ impl Earlier {
         }
     }
 
-    /// Takes back what was added.
-    pub(crate) fn take_back<'d>(&mut self, devices: impl Iterator<Item = (&'d Arc<str>, GpuNanos)>) {
-        for (device, gpu) in devices {
+    /// Puts what devices worked in the place of what was added of the same lease before.
+    pub(crate) fn replace(&mut self, old: &[(Arc<str>, GpuNanos)], new: &[(Arc<str>, GpuNanos)]) {
+        for (device, gpu) in old {
             let named = self.devices.iter().position(|(own, _)| own == device);
             let place = named.or_else(|| self.devices.iter().position(|(own, _)| own.is_empty()));
             if let Some((_, sum)) = place.and_then(|place| self.devices.get_mut(place)) {
                 *sum = GpuNanos::from_nanos(sum.as_nanos().saturating_sub(gpu.as_nanos()));
             }
         }
-        self.devices.retain(|(_, sum)| *sum != GpuNanos::ZERO);
+        self.add(new.iter().map(|(device, gpu)| (device, *gpu)));
+        // One that did not work after all is none.
+        let told =
+            |device: &Arc<str>| old.iter().any(|(own, _)| own == device) && !new.iter().any(|(own, _)| own == device);
+        self.devices.retain(|(device, sum)| *sum != GpuNanos::ZERO || !told(device));
     }
 }
 
