@@ -68,7 +68,7 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     met(202, || say(rig().gateway.submit(START, Submit::new(id(9), "x".repeat(129), route(DEV)))));
     met(203, || say(rig().gateway.submit(START, Submit::new(id(9), "ac\u{7}me", route(DEV)))));
     met(204, || say(rig().gateway.put_backend(START, flux("gpu-2").slots(0))));
-    met(205, || complete(Usage::gpu(GpuNanos::from_nanos(u64::MAX), "a").and_gpu(GpuNanos::from_nanos(1), "b")));
+    met(205, || say(Usage::gpu(GpuNanos::from_nanos(u64::MAX), "a").and_gpu(GpuNanos::from_nanos(1), "b").total()));
     met(206, || say(Route::parse("image/flux/dev")));
     met(207, || {
         let mut rig = rig();

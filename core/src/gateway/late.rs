@@ -247,7 +247,8 @@ impl State {
             return Err(InputError::Empty { field: "usage" }.into());
         }
         let found = self.late.find(id).and_then(|number| Some((number, self.late.get(number)?.clone())));
-        let (number, old) = found.ok_or(LeaseError::TooLate { lease: id.as_u64() })?;
+        let over = |old: &LateLease| old.ended + self.config.billing.late_usage_for <= self.now;
+        let (number, old) = found.filter(|(_, old)| !over(old)).ok_or(LeaseError::TooLate { lease: id.as_u64() })?;
         let elapsed = old.ended.since(old.granted);
         self.check_excess(usage, elapsed, old.devices_max)?;
         let mut devices = Vec::with_capacity(usage.device_count());

@@ -252,7 +252,9 @@ impl Model {
         if devices.is_empty() {
             return error(201, "usage");
         }
-        let Some(place) = self.late.iter().position(|own| own.lease == id) else { return error(512, "lease") };
+        let (now, within) = (self.now, self.config.billing.late_usage_for.as_nanos());
+        let told = |own: &Late| own.lease == id && own.ended.saturating_add(within) > now;
+        let Some(place) = self.late.iter().position(told) else { return error(512, "lease") };
         let old = self.late[place].clone();
         let allowed = self.allowed(old.ended - old.granted);
         if let Err(answer) = self.check_excess(&devices, allowed, old.gpus) {
