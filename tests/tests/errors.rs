@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::error::{Coded, ErrorReply, all};
 use libgateway::{
-    Batch, BillingCall, BillingCollector, BillingCollectorConfig, BillingPolicy, Command, Entry, Excess, Failure, FailureClass, Gateway,
-    GatewayConfig, GpuNanos, JobStore, JobStoreConfig, LeaseId, NewJob, Outbox, OutboxConfig, Output, Price, PriceBook, Reply,
-    Route, SharedGateway, Submit, Usage,
+    Batch, BillingCall, BillingCollector, BillingCollectorConfig, BillingPolicy, Command, Entry, Excess, Failure,
+    FailureClass, Gateway, GatewayConfig, GpuNanos, JobStore, JobStoreConfig, LeaseId, NewJob, Outbox, OutboxConfig,
+    Output, Price, PriceBook, Reply, Route, SharedGateway, Submit, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, START, WAN, flux, id, job, route, secs, wan};
 

@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use libgateway::{
-    Batch, Command, CustomerPolicy, Excess, Failure, FailureClass, GatewayConfig, GpuNanos, Leaf, LeaseId, Ordering, Payer,
-    Plant, RateLimit, Reply, Span, Timeouts, Timestamp, Usage,
+    Batch, Command, CustomerPolicy, Excess, Failure, FailureClass, GatewayConfig, GpuNanos, Leaf, LeaseId, Ordering,
+    Payer, Plant, RateLimit, Reply, Span, Timeouts, Timestamp, Usage,
 };
 use libgateway_tests::model::{self, Op, Twin, Wrong};
 use libgateway_tests::{kit, rng};

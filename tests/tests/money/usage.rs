@@ -2,8 +2,8 @@
 
 use libgateway::error::{BillingError, Coded, InputError, JobError, LeaseError};
 use libgateway::{
-    BillingPolicy, Command, Entry, EventKind, Excess, Failure, FailureClass, Gateway, GatewayConfig, GpuNanos, JobState,
-    Money, Output, Payer, PriceBook, Reply, Span, Timestamp, Usage,
+    BillingPolicy, Command, Entry, EventKind, Excess, Failure, FailureClass, Gateway, GatewayConfig, GpuNanos,
+    JobState, Money, Output, Payer, PriceBook, Reply, Span, Timestamp, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, START, flux, id, job, secs};
 

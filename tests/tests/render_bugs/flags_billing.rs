@@ -2,8 +2,8 @@
 
 use libgateway::error::{BillingError, LeaseError};
 use libgateway::{
-    BillingCall, BillingCollector, BillingCollectorConfig, BillingPolicy, CustomerPolicy, Excess, Gateway, GatewayConfig, GpuNanos, Money,
-    Output, PriceBook, Usage,
+    BillingCall, BillingCollector, BillingCollectorConfig, BillingPolicy, CustomerPolicy, Excess, Gateway,
+    GatewayConfig, GpuNanos, Money, Output, PriceBook, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, START, at, flux, id, job, secs};
 
