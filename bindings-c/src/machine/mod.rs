@@ -26,7 +26,7 @@ use std::ffi::{c_char, c_void};
 
 use libgateway::{Gateway, GatewayConfig};
 
-pub(crate) use config::reserved;
+pub(crate) use config::{excess, reserved};
 pub use config::*;
 pub(crate) use data::json;
 pub use data::*;
