@@ -10,8 +10,8 @@ use crate::guard::guard;
 use crate::handle::{create, free, gateway_billing, with};
 use crate::input::{Options, Out, at, given, instant_or_forever, number, optional_text, options, text};
 use crate::machine::{
-    GATEWAY_HOUR, GATEWAY_MILLISECOND, GATEWAY_MINUTE, gateway_batch, gateway_price, gateway_usage, json, read_book,
-    read_usage,
+    GATEWAY_EXCESS_CAP, GATEWAY_HOUR, GATEWAY_MILLISECOND, GATEWAY_MINUTE, gateway_batch, gateway_price, gateway_usage,
+    json, read_book, read_usage,
 };
 use crate::names::GATEWAY_NAME_CAP;
 use crate::output::{copy_text, fixed};
@@ -39,8 +39,8 @@ pub struct gateway_billing_config {
     pub starts_max: u32,
     /// Most records that are not confirmed. Default 1 000 000.
     pub outbox_max: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// What becomes of a usage beyond the possible. Default `GATEWAY_EXCESS_CAP`.
+    pub excess: u32,
 }
 
 // SAFETY: repr(C), begins with its size, and has integers only.
@@ -54,7 +54,7 @@ unsafe impl Options for gateway_billing_config {
         tolerance_ppm: 10_000,
         starts_max: 100_000,
         outbox_max: 1_000_000,
-        reserved: 0,
+        excess: GATEWAY_EXCESS_CAP,
     };
 }
 
@@ -65,11 +65,11 @@ unsafe impl Options for gateway_billing_config {
 pub struct gateway_call {
     /// The id of the request.
     pub request_id: *const c_char,
-    /// Who pays.
+    /// Who pays; NULL if nobody does.
     pub customer: *const c_char,
     /// The model, as the price book names it.
     pub model: *const c_char,
-    /// The customer's pricing tier; NULL or empty if there is none.
+    /// The customer's pricing tier; NULL if there is none.
     pub tier: *const c_char,
 }
 
@@ -80,12 +80,16 @@ pub struct gateway_call {
 pub struct gateway_receipt {
     /// The number of its record.
     pub seq: u64,
+    /// Nanoseconds reported.
+    pub reported_ns: u64,
     /// Nanoseconds charged.
     pub billed_ns: u64,
     /// Millionths of the currency, where `priced` is 1.
     pub charge: u64,
     /// 1 where there was a price.
-    pub priced: u64,
+    pub priced: u32,
+    /// 1 where less is charged than was reported.
+    pub capped: u32,
 }
 
 /// The caller told the usage.
@@ -102,14 +106,20 @@ pub const GATEWAY_CALL_SWEPT: u32 = 2;
 pub struct gateway_record {
     /// Its number, without gaps. A receiver that sees a number again drops it.
     pub seq: u64,
-    /// Nanoseconds charged; 0 unless it ended.
+    /// Nanoseconds reported; 0 unless it ended.
+    pub reported_ns: u64,
+    /// Nanoseconds charged: as many, or what was possible where that is less.
     pub billed_ns: u64,
-    /// When it started.
+    /// When it started, by the caller's clock.
     pub started: u64,
-    /// When it left.
+    /// When it left, by the caller's clock.
     pub ended: u64,
-    /// Price for a GPU-second, where `priced` is 1.
+    /// Nanoseconds it took: the time that passed, whatever steps the clock made.
+    pub elapsed: u64,
+    /// Price for each `price_per` of GPU time, where `priced` is 1.
     pub price: u64,
+    /// Nanoseconds that `price` is for, where `priced` is 1.
+    pub price_per: u64,
     /// What is charged in millionths of the currency, where `priced` is 1.
     pub charge: u64,
     /// 1 where there was a price.
@@ -118,19 +128,25 @@ pub struct gateway_record {
     pub price_version: u32,
     /// How it left: `GATEWAY_CALL_ENDED` and its like.
     pub outcome: u32,
-    /// 1 where `billed_ns` was measured.
+    /// 1 where `reported_ns` was measured.
     pub measured: u32,
-    /// 1 where the clock stepped while the call was open: how long it took nobody knows.
-    pub clock_stepped: u32,
+    /// 1 where less is charged than was reported.
+    pub capped: u32,
+    /// 1 where `ended` lies before `started`: the clock was set back in between.
+    pub clock_back: u32,
+    /// 1 where it has a customer.
+    pub has_customer: u32,
+    /// 1 where it has a tier.
+    pub has_tier: u32,
     /// The currency: three letters.
     pub currency: [c_char; 8],
     /// The id of the request.
     pub request_id: [c_char; GATEWAY_NAME_CAP],
-    /// Who pays.
+    /// Who pays, where `has_customer` is 1.
     pub customer: [c_char; GATEWAY_NAME_CAP],
     /// The model.
     pub model: [c_char; GATEWAY_NAME_CAP],
-    /// The customer's pricing tier; empty if there is none.
+    /// The customer's pricing tier, where `has_tier` is 1.
     pub tier: [c_char; GATEWAY_NAME_CAP],
 }
 
@@ -153,6 +169,12 @@ pub struct gateway_billing_totals {
     pub swept: u64,
     /// Ended calls that had no price.
     pub unpriced: u64,
+    /// Nanoseconds of calls that had no price; part of `usage_ns`. The lower 64 bits.
+    pub unpriced_ns: u64,
+    /// The upper 64 bits of the same sum.
+    pub unpriced_ns_high: u64,
+    /// Ended calls charged for less than they reported.
+    pub capped: u64,
     /// Ended calls without a measurement.
     pub unmeasured: u64,
     /// Nanoseconds charged: the lower 64 bits.
@@ -168,27 +190,29 @@ pub struct gateway_billing_totals {
 impl gateway_record {
     fn of(seq: u64, own: &BillingRecord) -> Self {
         let outcomes = &[BillingOutcome::Ended, BillingOutcome::Abandoned, BillingOutcome::Swept];
-        let (priced, price) = match own.price {
-            Price::PerSecond(price) => (1, price.as_micros()),
-            Price::Unpriced => (0, 0),
-        };
         Self {
             seq,
+            reported_ns: own.reported_ns.as_nanos(),
             billed_ns: own.billed_ns.as_nanos(),
             started: own.started.as_nanos(),
             ended: own.ended.as_nanos(),
-            price,
+            elapsed: own.elapsed.as_nanos(),
+            price: own.price.map_or(0, Price::micros),
+            price_per: own.price.map_or(0, |price| price.per().as_nanos()),
             charge: own.charge.unwrap_or_default().as_micros(),
-            priced,
+            priced: u32::from(own.price.is_some()),
             price_version: own.price_version,
             outcome: number(own.outcome, outcomes),
             measured: u32::from(own.measured),
-            clock_stepped: u32::from(own.clock_stepped),
+            capped: u32::from(own.capped),
+            clock_back: u32::from(own.clock_back),
+            has_customer: u32::from(own.customer.is_some()),
+            has_tier: u32::from(own.tier.is_some()),
             currency: fixed(own.currency.as_str()),
             request_id: fixed(&own.request_id),
-            customer: fixed(&own.customer),
+            customer: fixed(own.customer.as_deref().unwrap_or_default()),
             model: fixed(&own.model),
-            tier: fixed(&own.tier),
+            tier: fixed(own.tier.as_deref().unwrap_or_default()),
         }
     }
 }
@@ -214,7 +238,7 @@ pub unsafe extern "C" fn gateway_billing_new(
     guard(|| {
         // SAFETY: the caller's promise.
         let (own, billing) = unsafe { (options(config, "config")?, Out::required(billing, "billing")?) };
-        crate::machine::reserved(own.reserved)?;
+        let excess = crate::machine::excess(own.excess, "excess")?;
         // SAFETY: the caller's promise.
         let book = unsafe { read_book(version, currency, prices, prices_len) }?;
         let outbox = OutboxConfig::default().outbox_max(own.outbox_max).hold(Span::from_nanos(own.hold));
@@ -223,6 +247,7 @@ pub unsafe extern "C" fn gateway_billing_new(
             .start_age_max(Span::from_nanos(own.start_age_max))
             .slack(Span::from_nanos(own.slack))
             .tolerance_ppm(own.tolerance_ppm)
+            .excess(excess)
             .starts_max(own.starts_max)
             .outbox(outbox);
         create(BillingCollector::new(config, book)?, billing)?;
@@ -273,9 +298,9 @@ pub unsafe extern "C" fn gateway_billing_start(
         let call = unsafe {
             BillingCall {
                 request_id: text(own.request_id, "request_id")?,
-                customer: text(own.customer, "customer")?,
+                customer: optional_text(own.customer, "customer")?,
                 model: text(own.model, "model")?,
-                tier: optional_text(own.tier, "tier")?.unwrap_or_default(),
+                tier: optional_text(own.tier, "tier")?,
             }
         };
         with(billing, |billing| Ok(billing.start(call, at(now))?)).map(|()| GATEWAY_OK)
@@ -285,8 +310,8 @@ pub unsafe extern "C" fn gateway_billing_start(
 /// Closes a call and charges what it used; without any `usage` (0 items) the time it took. `receipt` may be NULL.
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for the shape of the usage; `GATEWAY_NO_START`;
-/// `GATEWAY_USAGE_EXCEEDS_ELAPSED`; `GATEWAY_CHARGE_OVERFLOW`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. The call
-/// stays open then. May be called from any thread.
+/// `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`; and where `excess` is to refuse, `GATEWAY_USAGE_EXCEEDS_ELAPSED`. The call
+/// stays open then. Otherwise a usage beyond what a device can have worked is taken, and what was possible is charged. May be called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_billing_end(
     billing: *mut gateway_billing,
@@ -304,9 +329,11 @@ pub unsafe extern "C" fn gateway_billing_end(
         let own = with(billing, |billing| Ok(billing.end(request_id, &usage, at(now))?))?;
         receipt.set(gateway_receipt {
             seq: own.seq,
+            reported_ns: own.reported_ns.as_nanos(),
             billed_ns: own.billed_ns.as_nanos(),
             charge: own.charge.unwrap_or_default().as_micros(),
-            priced: u64::from(own.charge.is_some()),
+            priced: u32::from(own.charge.is_some()),
+            capped: u32::from(own.capped),
         });
         Ok(GATEWAY_OK)
     })
@@ -491,6 +518,9 @@ pub unsafe extern "C" fn gateway_billing_read_totals(
                 abandoned: own.abandoned,
                 swept: own.swept,
                 unpriced: own.unpriced,
+                unpriced_ns: own.unpriced_ns as u64,
+                unpriced_ns_high: (own.unpriced_ns >> 64) as u64,
+                capped: own.capped,
                 unmeasured: own.unmeasured,
                 usage_ns: own.usage_ns as u64,
                 usage_ns_high: (own.usage_ns >> 64) as u64,

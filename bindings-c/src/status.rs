@@ -75,6 +75,10 @@ pub const GATEWAY_DUPLICATE_JOB: i32 = -403;
 pub const GATEWAY_SUPERSEDED: i32 = -501;
 /// This gateway never granted such a lease.
 pub const GATEWAY_UNKNOWN_LEASE: i32 = -502;
+/// The lease is live: what it used comes with its result.
+pub const GATEWAY_STILL_LIVE: i32 = -511;
+/// The lease ended too long ago for its usage to be told.
+pub const GATEWAY_TOO_LATE: i32 = -512;
 /// No job of that id is known, or it is no longer.
 pub const GATEWAY_UNKNOWN_JOB: i32 = -601;
 /// The job has ended.

@@ -1,6 +1,6 @@
 //! The billing collector by itself.
 
-use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, OutboxConfig, Span, Timestamp};
+use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, Excess, OutboxConfig, Span, Timestamp};
 use pyo3::prelude::*;
 
 use crate::convert::{GpuSeconds, Moment, Seconds, or_now};
@@ -9,10 +9,12 @@ use crate::guard::Guarded;
 use crate::policy::PyPriceBook;
 use crate::spec::{PyUsage, usage_of};
 use crate::values::{Taken, ToPy, list};
+use crate::words::In;
 
 /// Pairs the start and the end of each call by its request id, charges it, and keeps the record until it is confirmed.
 ///
-/// Each started call leaves exactly one record: ended, abandoned or swept.
+/// Each started call leaves exactly one record: ended, abandoned or swept. Time passes as the readings do, whatever steps they
+/// make.
 ///
 /// >>> from decimal import Decimal
 /// >>> from libgateway import BillingCollector, PriceBook
@@ -34,9 +36,9 @@ impl PyBillingCollector {
     #[new]
     #[pyo3(signature = (prices, *, starts_max=100_000, start_age_max=Seconds(Span::from_secs(3_600)), outbox_max=1_000_000,
                         hold=Seconds(Span::from_secs(60)), tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100)),
-                        seed=0),
+                        excess=In(Excess::Cap), seed=0),
         text_signature = "(prices, *, starts_max=100000, start_age_max=3600, outbox_max=1000000, hold=60, \
-                        tolerance_ppm=10000, slack=0.1, seed=0)")]
+                        tolerance_ppm=10000, slack=0.1, excess='cap', seed=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -47,30 +49,32 @@ impl PyBillingCollector {
         hold: Seconds,
         tolerance_ppm: u32,
         slack: Seconds,
+        excess: In<Excess>,
         seed: u64,
     ) -> PyResult<Self> {
         let outbox = OutboxConfig::default().outbox_max(outbox_max).hold(hold.0);
         let config = BillingCollectorConfig::default().starts_max(starts_max).start_age_max(start_age_max.0);
-        let config = config.outbox(outbox).tolerance_ppm(tolerance_ppm).slack(slack.0).seed(seed);
+        let config = config.outbox(outbox).tolerance_ppm(tolerance_ppm).slack(slack.0).excess(excess.0).seed(seed);
         Ok(Self(Guarded::new(BillingCollector::new(config, prices.get().0.clone()).or_raise(py)?)))
     }
 
-    /// Opens a call, and sets room aside for its record.
-    #[pyo3(signature = (request_id, *, customer, model, tier="", now_ns=None))]
+    /// Opens a call, and sets room aside for its record. Customer and tier may be left out, and then stay out.
+    #[pyo3(signature = (request_id, *, model, customer=None, tier=None, now_ns=None))]
     fn start(
         &self,
         py: Python<'_>,
         request_id: &str,
-        customer: &str,
         model: &str,
-        tier: &str,
+        customer: Option<&str>,
+        tier: Option<&str>,
         now_ns: Option<Moment>,
     ) -> PyResult<()> {
         let (call, now) = (BillingCall { request_id, customer, model, tier }, or_now(now_ns));
         self.0.with(py, |billing| billing.start(call, now))?.or_raise(py)
     }
 
-    /// Closes a call and charges what it used, or the time it took where nothing was measured. A ``BillingReceipt``.
+    /// Closes a call and charges what it used, or the time it took where nothing was measured. A ``BillingReceipt``. What a
+    /// device cannot have worked is not charged, and ``capped`` says so.
     #[pyo3(signature = (request_id, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn end<'py>(

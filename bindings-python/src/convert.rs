@@ -3,13 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use libgateway::error::InputError;
-use libgateway::{GpuNanos, Payload, Span, SystemClock, Timestamp};
+use libgateway::{GpuNanos, Payload, Price, Span, SystemClock, Timestamp};
 use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyDateTime, PyDelta, PyFloat, PyInt, PyString, PyType};
 
-use crate::errors::Raise;
+use crate::errors::{OrRaise, Raise};
 
 /// An instant: an aware `datetime`, or nanoseconds since the Unix epoch.
 #[derive(Clone, Copy)]
@@ -133,19 +133,19 @@ fn scaled<'py>(value: Borrowed<'_, 'py, PyAny>, unit: u64) -> PyResult<Bound<'py
     twice.floor_div(under.mul(2)?)
 }
 
-/// Money in micro-units: a `Decimal`, an integer or a text of whole units, with at most six decimals.
-pub(crate) fn micros(value: &Bound<'_, PyAny>) -> PyResult<u64> {
-    let decimal = decimal_class(value.py())?;
-    if value.cast::<PyFloat>().is_ok() {
-        return Err(PyTypeError::new_err("a float is no amount of money: give a Decimal, an int or a str"));
+/// A price: a `Decimal`, an integer or a text of whole units for each `per`, or a text that says both. Exactly as written.
+pub(crate) fn price_of(value: &Bound<'_, PyAny>, per: &str) -> PyResult<Price> {
+    let py = value.py();
+    if value.is_instance_of::<PyFloat>() {
+        return Err(InputError::Malformed { field: "price", expected: "a Decimal, an integer or a text" }.raise(py));
     }
-    let ratio = decimal.call1((value,))?.call_method0("as_integer_ratio")?;
-    let (over, under): (Bound<'_, PyAny>, Bound<'_, PyAny>) = ratio.extract()?;
-    let scaled = over.mul(1_000_000)?;
-    if scaled.rem(&under)?.is_truthy()? {
-        return Err(InputError::Malformed { field: "price", expected: "at most six decimals" }.raise(value.py()));
-    }
-    scaled.floor_div(under)?.extract::<u64>().map_err(|_| out_of_range(value.py(), "price"))
+    // `f` writes a Decimal without an exponent.
+    let text = match value.is_instance_of::<PyString>() {
+        true => value.str()?,
+        false => decimal_class(py)?.call1((value,))?.call_method1("__format__", ("f",))?.str()?,
+    };
+    let text = text.to_string_lossy();
+    if text.contains('/') { text.parse() } else { format!("{text}/{per}").parse() }.or_raise(py)
 }
 
 /// A `Decimal` of the canonical text of an amount.

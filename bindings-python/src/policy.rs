@@ -4,13 +4,13 @@ use std::num::NonZeroU32;
 
 use libgateway::error::InputError;
 use libgateway::{
-    Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Payer, PriceBook,
-    RateLimit, RateRule, Retry, Span, Timeouts, Timestamp,
+    Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Excess, GpuNanos,
+    Payer, PriceBook, RateLimit, RateRule, Retry, Span, Timeouts, Timestamp,
 };
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::convert::{Moment, Seconds, micros, or_now};
+use crate::convert::{GpuSeconds, Moment, Seconds, decimal, or_now, price_of};
 use crate::errors::{OrRaise, Raise};
 use crate::spec::{quoted, value};
 use crate::words::In;
@@ -216,8 +216,13 @@ impl PyTimeouts {
     }
 }
 
-/// Who pays for an attempt that did not deliver, ``"customer"`` or ``"house"``, and how much more than a lease's time a
-/// device may report: ``tolerance_ppm`` in parts per million, and ``slack`` on top.
+/// Who pays for an attempt that did not deliver, ``"customer"`` or ``"house"``, and what is believed.
+///
+/// A device may report so much more than a lease's time: ``tolerance_ppm`` in parts per million, and ``slack`` on top. What
+/// is beyond that is taken and not billed; with ``excess="refuse"`` the result is refused. An attempt that was not measured
+/// counts all GPUs of its backend, or one without ``unmeasured_devices``. Usage may be told ``late_usage_for`` after a
+/// lease's end, for the last ``late_usage_max`` leases. With ``settlements=False`` none are kept: nothing waits to be
+/// confirmed.
 ///
 /// >>> from libgateway import BillingPolicy
 /// >>> BillingPolicy(cancelled="house") == BillingPolicy()
@@ -231,11 +236,30 @@ value!(PyBillingPolicy, BillingPolicy);
 impl PyBillingPolicy {
     #[new]
     #[pyo3(signature = (*, failed=In(Payer::House), lost=In(Payer::House), cancelled=In(Payer::Customer),
-                        tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100))),
-        text_signature = "(*, failed='house', lost='house', cancelled='customer', tolerance_ppm=10000, slack=0.1)")]
-    fn new(failed: In<Payer>, lost: In<Payer>, cancelled: In<Payer>, tolerance_ppm: u32, slack: Seconds) -> Self {
-        let policy = BillingPolicy::default().failed(failed.0).lost(lost.0).cancelled(cancelled.0);
-        Self(policy.tolerance_ppm(tolerance_ppm).slack(slack.0))
+                        released=In(Payer::House), tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100)),
+                        excess=In(Excess::Cap), unmeasured_devices=true, late_usage_for=Seconds(Span::from_secs(3_600)),
+                        late_usage_max=100_000, settlements=true),
+        text_signature = "(*, failed='house', lost='house', cancelled='customer', released='house', \
+                        tolerance_ppm=10000, slack=0.1, excess='cap', unmeasured_devices=True, late_usage_for=3600, \
+                        late_usage_max=100000, settlements=True)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn new(
+        failed: In<Payer>,
+        lost: In<Payer>,
+        cancelled: In<Payer>,
+        released: In<Payer>,
+        tolerance_ppm: u32,
+        slack: Seconds,
+        excess: In<Excess>,
+        unmeasured_devices: bool,
+        late_usage_for: Seconds,
+        late_usage_max: u32,
+        settlements: bool,
+    ) -> Self {
+        let policy = BillingPolicy::default().failed(failed.0).lost(lost.0).cancelled(cancelled.0).released(released.0);
+        let policy = policy.tolerance_ppm(tolerance_ppm).slack(slack.0).excess(excess.0);
+        let policy = policy.unmeasured_devices(unmeasured_devices).settlements(settlements);
+        Self(policy.late_usage_for(late_usage_for.0).late_usage_max(late_usage_max))
     }
 
     fn __repr__(&self) -> String {
@@ -243,16 +267,20 @@ impl PyBillingPolicy {
     }
 }
 
-/// What a GPU-second costs, by model (``family/model``) and tier; either may be ``"*"``.
+/// What GPU time costs, by model (``family/model``) and tier; either may be ``"*"``.
 ///
-/// The most telling entry wins. Prices are ``Decimal``, ``int`` or ``str`` in units of the currency, with at most six
-/// decimals; a float is refused.
+/// The most telling entry wins. Prices are ``Decimal``, ``int`` or ``str`` in units of the currency for each ``per`` (``"s"``,
+/// ``"min"``, ``"h"``, ``"d"``, or one of them with an integer before it), or texts that say both; a float is refused. They
+/// are kept exactly as they are written: a charge is usage times price, rounded once, to the nearest micro-unit and a tie
+/// to the even one.
 ///
 /// >>> from decimal import Decimal
 /// >>> from libgateway import PriceBook
-/// >>> book = PriceBook(1, prices={("*", "*"): "0.0012", ("flux/dev", "pro"): Decimal("0.001")})
-/// >>> book.price_micros("flux/dev", "pro"), book.price_micros("wan/default", "standard")
-/// (1000, 1200)
+/// >>> book = PriceBook(1, prices={("*", "*"): Decimal("2.49"), ("flux/dev", "pro"): "0.0012/s"}, per="h")
+/// >>> book.price("flux/dev", "pro"), book.price("wan/default", "standard")
+/// ('0.0012/s', '2.49/h')
+/// >>> PriceBook(1, prices={("*", "*"): "0.0084/h"}).charge("flux/dev", "standard", gpu_seconds=3600)
+/// Decimal('0.0084')
 #[pyclass(module = "libgateway", name = "PriceBook", frozen)]
 pub(crate) struct PyPriceBook(pub(crate) PriceBook);
 
@@ -261,12 +289,18 @@ value!(PyPriceBook, PriceBook);
 #[pymethods]
 impl PyPriceBook {
     #[new]
-    #[pyo3(signature = (version, *, currency="USD", prices=None))]
-    fn new(py: Python<'_>, version: u32, currency: &str, prices: Option<&Bound<'_, PyDict>>) -> PyResult<Self> {
+    #[pyo3(signature = (version, *, currency="USD", prices=None, per="s"))]
+    fn new(
+        py: Python<'_>,
+        version: u32,
+        currency: &str,
+        prices: Option<&Bound<'_, PyDict>>,
+        per: &str,
+    ) -> PyResult<Self> {
         let mut book = PriceBook::new(version, currency).or_raise(py)?;
         for (key, price) in prices.into_iter().flatten() {
             let (model, tier): (String, String) = key.extract()?;
-            book = book.price(&model, &tier, micros(&price)?).or_raise(py)?;
+            book = book.price_at(&model, &tier, price_of(&price, per)?).or_raise(py)?;
         }
         Ok(Self(book))
     }
@@ -283,12 +317,28 @@ impl PyPriceBook {
         self.0.currency().to_string()
     }
 
-    /// The price of a GPU-second in micro-units; ``None`` where the book has none.
-    fn price_micros(&self, model: &str, tier: &str) -> Option<u64> {
-        match self.0.resolve(model, tier) {
-            libgateway::Price::Unpriced => None,
-            libgateway::Price::PerSecond(price) => Some(price.as_micros()),
-        }
+    /// The price as a text, ``"0.0084/h"``; ``None`` where the book has none.
+    fn price(&self, model: &str, tier: &str) -> Option<String> {
+        self.0.resolve(model, tier).map(|price| price.to_string())
+    }
+
+    /// What so much GPU time costs, a ``Decimal``; ``None`` where the book has no price.
+    #[pyo3(signature = (model, tier, *, gpu_seconds=None, gpu_ns=None))]
+    fn charge<'py>(
+        &self,
+        py: Python<'py>,
+        model: &str,
+        tier: &str,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let usage = match (gpu_seconds, gpu_ns) {
+            (Some(GpuSeconds(gpu)), None) => gpu,
+            (None, Some(nanos)) => GpuNanos::from_nanos(nanos),
+            _ => return Err(InputError::Contradiction { field: "gpu_seconds", other: "gpu_ns" }.raise(py)),
+        };
+        let Some(price) = self.0.resolve(model, tier) else { return Ok(None) };
+        decimal(py, &price.charge(usage).or_raise(py)?.to_string()).map(Some)
     }
 
     fn __len__(&self) -> usize {

@@ -1,9 +1,9 @@
 //! Views of the core as the frozen dataclasses of `libgateway.values`.
 
 use libgateway::{
-    Advance, Batch, BillingReceipt, BillingRecord, BillingTotals, BreakerReason, BreakerStatus, Counters, CustomerView,
-    DeviceTime, Event, EventKind, JobFailure, JobView, Outcome, Output, Price, RateHeaders, Span, Stats, StoredJob,
-    Timestamp, Usage, WaitReason, WatchEvent,
+    Advance, Batch, BillingReceipt, BillingRecord, BillingTotals, BreakerReason, BreakerStatus, Corrected, Counters,
+    CustomerView, DeviceTime, Event, EventKind, JobFailure, JobView, Outcome, Output, RateHeaders, Span, Stats,
+    StoredJob, Timestamp, Usage, WaitReason, WatchEvent,
 };
 use pyo3::BoundObject;
 use pyo3::prelude::*;
@@ -173,6 +173,9 @@ impl ToPy for Counters {
             self.aged,
             self.forgotten,
             self.clock_leaps,
+            self.capped,
+            self.unpriced,
+            self.corrections,
         )
     }
 }
@@ -192,6 +195,8 @@ impl ToPy for Stats {
             self.backends,
             self.unconfirmed,
             self.charged_micros,
+            self.credited_micros,
+            self.unpriced_ns,
             self.events,
             self.clock_offset.as_nanos(),
             self.counters.to_py(py)?,
@@ -208,6 +213,7 @@ impl ToPy for Advance {
 
 impl ToPy for Event {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (mut reported, mut billed) = (None, None);
         let (kind, job, state, leapt) = match self.kind {
             EventKind::Queued(job) => ("queued", Some(job), None, None),
             EventKind::Started(job) => ("started", Some(job), None, None),
@@ -218,10 +224,15 @@ impl ToPy for Event {
             EventKind::Ended(job, state) => ("ended", Some(job), Some(state.member(py)?), None),
             EventKind::Forgotten(job) => ("forgotten", Some(job), None, None),
             EventKind::ClockLeapt(leapt) => ("clock_leapt", None, None, Some(leapt.as_nanos())),
+            EventKind::UsageCapped { job, reported: told, billed: taken } => {
+                (reported, billed) = (Some(told.as_nanos()), Some(taken.as_nanos()));
+                ("usage_capped", Some(job), None, None)
+            }
+            EventKind::Corrected(job) => ("corrected", Some(job), None, None),
             _ => ("", None, None, None),
         };
-        let kind = enum_of(py, "EventKind", kind)?;
-        dataclass!(py, "Event", self.number, self.at.as_nanos(), kind, job.map(PyJobId), state, leapt)
+        let (kind, at) = (enum_of(py, "EventKind", kind)?, self.at.as_nanos());
+        dataclass!(py, "Event", self.number, at, kind, job.map(PyJobId), state, leapt, reported, billed)
     }
 }
 
@@ -266,33 +277,33 @@ impl ToPy for StoredJob {
 impl ToPy for BillingReceipt {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let charge = self.charge.map(|charge| charge.as_micros());
-        dataclass!(py, "BillingReceipt", self.seq, self.billed_ns.as_nanos(), charge)
+        let (reported, billed) = (self.reported_ns.as_nanos(), self.billed_ns.as_nanos());
+        dataclass!(py, "BillingReceipt", self.seq, reported, billed, self.capped, charge)
     }
 }
 
 impl ToPy for (u64, BillingRecord) {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (seq, record) = self;
-        let price = match record.price {
-            Price::Unpriced => None,
-            Price::PerSecond(price) => Some(price.as_micros()),
-        };
         dataclass!(
             py,
             "BillingRecord",
             *seq,
             &*record.request_id,
-            &*record.customer,
+            record.customer.as_deref(),
             &*record.model,
-            &*record.tier,
+            record.tier.as_deref(),
             record.outcome.member(py)?,
             devices(py, &record.usage)?,
+            record.reported_ns.as_nanos(),
             record.billed_ns.as_nanos(),
+            record.capped,
             record.measured,
             record.started.as_nanos(),
             record.ended.as_nanos(),
-            record.clock_stepped,
-            price,
+            record.elapsed.as_nanos(),
+            record.clock_back,
+            record.price.map(|price| price.to_string()),
             record.price_version,
             record.currency.as_str(),
             record.charge.map(|charge| charge.as_micros()),
@@ -302,8 +313,28 @@ impl ToPy for (u64, BillingRecord) {
 
 impl ToPy for BillingTotals {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let Self { started, ended, abandoned, swept, unpriced, unmeasured, usage_ns, charge_micros } = *self;
-        dataclass!(py, "BillingTotals", started, ended, abandoned, swept, unpriced, unmeasured, usage_ns, charge_micros)
+        let Self { started, ended, abandoned, swept, unpriced, unpriced_ns, capped, unmeasured, .. } = *self;
+        dataclass!(
+            py,
+            "BillingTotals",
+            started,
+            ended,
+            abandoned,
+            swept,
+            unpriced,
+            unpriced_ns,
+            capped,
+            unmeasured,
+            self.usage_ns,
+            self.charge_micros,
+        )
+    }
+}
+
+impl ToPy for Corrected {
+    fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (reported, billed) = (self.reported.as_nanos(), self.billed.as_nanos());
+        dataclass!(py, "Corrected", PyJobId(self.job), self.settlement, reported, billed, self.capped)
     }
 }
 

@@ -79,16 +79,36 @@ pub enum LeaseError {
         /// The lease.
         lease: u64,
     },
+    /// The lease is live: what it used comes with its result.
+    #[error("lease {lease} is live, what it used comes with its result")]
+    StillLive {
+        /// The lease.
+        lease: u64,
+    },
+    /// The lease ended too long ago, or too many have since, for its usage to be told now.
+    #[error("lease {lease} ended too long ago for its usage to be told")]
+    TooLate {
+        /// The lease.
+        lease: u64,
+    },
     /// The usage cannot be billed.
     #[error(transparent)]
     Billing(#[from] BillingError),
+    /// No room for a correcting settlement.
+    #[error(transparent)]
+    Full(#[from] Full),
 }
 
 coded!(LeaseError, LEASE {
     Superseded = 501 "superseded",
     UnknownLease = 502 "unknown_lease",
-} delegate Input, Billing field |error| match error {
-    LeaseError::Superseded { .. } | LeaseError::UnknownLease { .. } => Some("lease"),
+    StillLive = 511 "still_live",
+    TooLate = 512 "too_late",
+} delegate Input, Billing, Full field |error| match error {
+    LeaseError::Superseded { .. }
+    | LeaseError::UnknownLease { .. }
+    | LeaseError::StillLive { .. }
+    | LeaseError::TooLate { .. } => Some("lease"),
     _ => None,
 });
 
@@ -133,6 +153,9 @@ pub enum JobError {
     /// A value of the call cannot be.
     #[error(transparent)]
     Input(#[from] InputError),
+    /// The usage cannot be billed.
+    #[error(transparent)]
+    Billing(#[from] BillingError),
     /// The job has not ended.
     #[error("job {job} has not ended: {state}")]
     NotEnded {
@@ -149,7 +172,7 @@ coded!(JobError, JOB {
     NotEnded = 603 "not_ended",
     NotAllowed = 604 "not_allowed",
     StaleAttempt = 605 "stale_attempt",
-} delegate Input field |_| Some("job"));
+} delegate Input, Billing field |_| Some("job"));
 
 /// A backend, customer or route is not there or cannot be. 7xx. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

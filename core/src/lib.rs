@@ -45,8 +45,8 @@ pub use backend::{Backend, BackendKind, Models, SEGMENT_LEN_MAX, SLOTS_MAX, WARM
 pub use backoff::{Backoff, BackoffConfig, GiveUpReason, Retry};
 pub use billing::{
     Batch, BillingCall, BillingCollector, BillingCollectorConfig, BillingOutcome, BillingReceipt, BillingRecord,
-    BillingTotals, Currency, DEVICE_LEN_MAX, DEVICES_MAX, DeviceUsage, Money, Outbox, OutboxConfig, PRICES_MAX, Price,
-    PriceBook, Usage,
+    BillingTotals, Currency, DEVICE_LEN_MAX, DEVICES_MAX, DeviceUsage, Excess, Money, Outbox, OutboxConfig, PRICES_MAX,
+    Price, PriceBook, Usage,
 };
 pub use breaker::{
     Admit, BreakerReason, BreakerState, BreakerStatus, CircuitBreaker, CircuitBreakerConfig, ForcedState, Permit,
@@ -56,10 +56,10 @@ pub use failure::FailureClass;
 #[cfg(feature = "testing")]
 pub use gateway::Plant;
 pub use gateway::{
-    Abort, Advance, AfterFailure, BackendView, BillingPolicy, Command, Counters, CustomerPolicy, CustomerView,
-    DeviceTime, Digest, Dispatch, Entry, Event, EventKind, Failure, Gateway, GatewayConfig, JobView, Leaf, Lease,
-    Payer, Reply, Route, Settled, Settlement, Stats, Step, Submit, TakenSettlements, Transaction, WaitReason, Watch,
-    WatchEvent, WatchStep,
+    Abort, Advance, AfterFailure, BackendView, BillingPolicy, Command, Corrected, Correction, Counters, CustomerPolicy,
+    CustomerView, DeviceTime, Digest, Dispatch, Entry, Event, EventKind, Failure, Gateway, GatewayConfig, JobView,
+    Leaf, Lease, Payer, Reply, Route, Settled, Settlement, Stats, Step, Submit, TakenSettlements, Transaction,
+    WaitReason, Watch, WatchEvent, WatchStep,
 };
 pub use heap::IndexedHeap;
 pub use histogram::Histogram;

@@ -436,8 +436,24 @@ public:
         const auto status = gateway_tx_fail(tx_, own.id(), detail::c_failure(why).get(), u.get(), u.size(), &after);
         return Errors::template give<gateway_after_failure>(status, [&] { return after; });
     }
-    answer<void> release(const lease &own) { return done(gateway_tx_release(tx_, own.id(), nullptr)); }
-    answer<void> cancel(job_id job) { return done(gateway_tx_cancel(tx_, job)); }
+    answer<void> release(const lease &own, const usage &used = {}) {
+        const detail::c_usage u(used);
+        return done(gateway_tx_release_with(tx_, own.id(), u.get(), u.size(), nullptr));
+    }
+    answer<void> cancel(job_id job, const usage &used = {}) {
+        const detail::c_usage u(used);
+        return done(gateway_tx_cancel_with(tx_, job, u.get(), u.size()));
+    }
+    answer<void> cancel(const lease &own, const usage &used = {}) {
+        const detail::c_usage u(used);
+        return done(gateway_tx_cancel_lease(tx_, own.id(), u.get(), u.size(), nullptr));
+    }
+    answer<gateway_corrected> correct_usage(std::uint64_t lease, const usage &used) {
+        gateway_corrected corrected{};
+        const detail::c_usage u(used);
+        const auto status = gateway_tx_correct_usage(tx_, lease, u.get(), u.size(), &corrected);
+        return Errors::template give<gateway_corrected>(status, [&] { return corrected; });
+    }
     answer<void> erase(job_id job) { return done(gateway_tx_delete(tx_, job)); }
 
 private:

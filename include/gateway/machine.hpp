@@ -86,6 +86,10 @@ public:
         return Errors::template give<job_id>(status, [&] { return id; });
     }
     answer<void> cancel(job_id job, instant at = now()) { return done(gateway_cancel(get(), detail::count(at), job)); }
+    answer<void> cancel(job_id job, const usage &used, instant at = now()) {
+        const detail::c_usage u(used);
+        return done(gateway_cancel_with(get(), detail::count(at), job, u.get(), u.size()));
+    }
     answer<void> erase(job_id job, instant at = now()) { return done(gateway_delete(get(), detail::count(at), job)); }
 
     /// The next lease; none where nothing can run now.
@@ -160,6 +164,22 @@ public:
     }
     answer<void> release(const lease &own, instant at = now()) {
         return done(gateway_release(get(), detail::count(at), own.id(), nullptr));
+    }
+    answer<void> release(const lease &own, const usage &used, instant at = now()) {
+        const detail::c_usage u(used);
+        return done(gateway_release_with(get(), detail::count(at), own.id(), u.get(), u.size(), nullptr));
+    }
+    /// Gives the lease's job up, as long as it is its live lease.
+    answer<void> cancel(const lease &own, const usage &used = {}, instant at = now()) {
+        const detail::c_usage u(used);
+        return done(gateway_cancel_lease(get(), detail::count(at), own.id(), u.get(), u.size(), nullptr));
+    }
+    /// What a lease used that has ended: a correcting settlement where its job is settled.
+    answer<gateway_corrected> correct_usage(std::uint64_t lease, const usage &used, instant at = now()) {
+        gateway_corrected corrected{};
+        const detail::c_usage u(used);
+        const auto status = gateway_correct_usage(get(), detail::count(at), lease, u.get(), u.size(), &corrected);
+        return Errors::template give<gateway_corrected>(status, [&] { return corrected; });
     }
 
     /// Runs several steps as one. `body` takes a `basic_transaction<Errors> &` and returns a bool, or a gateway_status: true and

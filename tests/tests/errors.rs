@@ -6,9 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::error::{Coded, ErrorReply, all};
 use libgateway::{
-    Batch, BillingCall, BillingCollector, BillingCollectorConfig, Command, Entry, Failure, FailureClass, Gateway,
-    GatewayConfig, GpuNanos, JobStore, JobStoreConfig, LeaseId, NewJob, Outbox, OutboxConfig, Output, PriceBook, Reply,
-    Route, SharedGateway, Submit, Usage,
+    Batch, BillingCall, BillingCollector, BillingCollectorConfig, BillingPolicy, Command, Entry, Excess, Failure,
+    FailureClass, Gateway, GatewayConfig, GpuNanos, JobStore, JobStoreConfig, LeaseId, NewJob, Outbox, OutboxConfig,
+    Output, Price, PriceBook, Reply, Route, SharedGateway, Submit, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, START, WAN, flux, id, job, route, secs, wan};
 
@@ -68,7 +68,7 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     met(202, || say(rig().gateway.submit(START, Submit::new(id(9), "x".repeat(129), route(DEV)))));
     met(203, || say(rig().gateway.submit(START, Submit::new(id(9), "ac\u{7}me", route(DEV)))));
     met(204, || say(rig().gateway.put_backend(START, flux("gpu-2").slots(0))));
-    met(205, || complete(Usage::gpu(GpuNanos::from_nanos(u64::MAX), "a").and_gpu(GpuNanos::from_nanos(1), "b")));
+    met(205, || say(Usage::gpu(GpuNanos::from_nanos(u64::MAX), "a").and_gpu(GpuNanos::from_nanos(1), "b").total()));
     met(206, || say(Route::parse("image/flux/dev")));
     met(207, || {
         let mut rig = rig();
@@ -93,6 +93,18 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     });
     met(502, || say(rig().gateway.release(START, LeaseId::from_u64(2))));
     // Jobs.
+    met(511, || {
+        let usage = Usage::gpu(GpuNanos::from_secs(1), "a");
+        let mut rig = rig();
+        say(rig.gateway.correct_usage(rig.now, LEASE, usage))
+    });
+    met(512, || {
+        let mut rig = rig();
+        rig.gateway.release(rig.now, LEASE).unwrap();
+        rig.pass(secs(1_800));
+        rig.pass(secs(1_800));
+        say(rig.gateway.correct_usage(rig.now, LEASE, Usage::gpu(GpuNanos::from_secs(1), "a")))
+    });
     met(601, || say(rig().gateway.cancel(START, id(9))));
     met(602, || {
         let mut rig = rig();
@@ -116,18 +128,18 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     met(1101, || say(collector().end("req_1", &Usage::unmeasured(), START)));
     met(1102, || {
         let mut collector = collector();
-        let call = BillingCall { request_id: "req_1", customer: "acme", model: "flux/dev", tier: "" };
+        let call = BillingCall { request_id: "req_1", customer: Some("acme"), model: "flux/dev", tier: None };
         collector.start(call, START).unwrap();
         say(collector.start(call, START))
     });
-    met(1103, || complete(Usage::gpu(GpuNanos::from_secs(1_700_000_000), "a")));
-    met(1104, || {
-        let mut rig = rig();
-        let dear = PriceBook::new(1, "USD").unwrap().price("*", "*", u64::MAX).unwrap();
-        rig.gateway.put_prices(rig.now, dear).unwrap();
-        rig.pass(secs(10));
-        say(rig.gateway.complete(rig.now, LEASE, Output::url("u"), Usage::unmeasured()))
+    met(1103, || {
+        let billing = BillingPolicy::default().excess(Excess::Refuse);
+        let mut rig = Rig::with_slots(GatewayConfig::default().billing(billing), 1);
+        rig.submit(job(1, "acme", DEV));
+        let (lease, usage) = (rig.lease(), Usage::gpu(GpuNanos::from_secs(1_700_000_000), "a"));
+        say(rig.gateway.complete(rig.now, lease.id, Output::url("u"), usage))
     });
+    met(1104, || say(Price::per_second(u64::MAX).charge(GpuNanos::from_secs(2))));
     met(1111, || say(rig().gateway.confirm_settlements(START, Batch { id: 1, first_seq: 1, len: 1 })));
     met(1112, || {
         let mut rig = rig();

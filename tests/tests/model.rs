@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use libgateway::{
-    Batch, Command, CustomerPolicy, Failure, FailureClass, GatewayConfig, GpuNanos, Leaf, LeaseId, Ordering, Payer,
-    Plant, RateLimit, Reply, Span, Timeouts, Timestamp, Usage,
+    Batch, Command, CustomerPolicy, Excess, Failure, FailureClass, GatewayConfig, GpuNanos, Leaf, LeaseId, Ordering,
+    Payer, Plant, RateLimit, Reply, Span, Timeouts, Timestamp, Usage,
 };
 use libgateway_tests::model::{self, Op, Twin, Wrong};
 use libgateway_tests::{kit, rng};
@@ -19,7 +19,7 @@ fn the_gateway_is_what_its_specification_says() {
 #[test]
 fn a_gateway_with_one_number_wrong_is_told_from_the_model() {
     type Number = (&'static str, fn(&mut GatewayConfig));
-    let numbers: [Number; 26] = [
+    let numbers: [Number; 32] = [
         ("ordering", |own| own.ordering = if own.ordering == Ordering::Fair { Ordering::Fifo } else { Ordering::Fair }),
         ("age_after", |own| own.age_after = own.age_after.map(a_little_more)),
         ("customer.rate", |own| own.customer.rate = None),
@@ -37,6 +37,14 @@ fn a_gateway_with_one_number_wrong_is_told_from_the_model() {
         ("billing.failed", |own| own.billing.failed = other(own.billing.failed)),
         ("billing.lost", |own| own.billing.lost = other(own.billing.lost)),
         ("billing.cancelled", |own| own.billing.cancelled = other(own.billing.cancelled)),
+        ("billing.released", |own| own.billing.released = other(own.billing.released)),
+        ("billing.excess", |own| {
+            own.billing.excess = if own.billing.excess == Excess::Cap { Excess::Refuse } else { Excess::Cap };
+        }),
+        ("billing.unmeasured_devices", |own| own.billing.unmeasured_devices = !own.billing.unmeasured_devices),
+        ("billing.late_usage_for", |own| own.billing.late_usage_for = Span::from_secs(2)),
+        ("billing.late_usage_max", |own| own.billing.late_usage_max = own.billing.late_usage_max.saturating_sub(1)),
+        ("billing.settlements", |own| own.billing.settlements = !own.billing.settlements),
         ("billing.slack", |own| own.billing.slack = Span::from_secs(1)),
         ("jobs_max", |own| own.jobs_max += 1),
         ("output_len_max", |own| own.output_len_max += 1),
@@ -86,7 +94,7 @@ fn a_customer_without_tokens_is_kept_as_long_as_any_other() {
     }
     for number in [1, 2] {
         twin.step(Op::Command(0, Command::Dispatch {}));
-        twin.step(Op::Command(0, Command::Cancel { job: kit::id(number) }));
+        twin.step(Op::Command(0, Command::Cancel { job: kit::id(number), usage: libgateway::Usage::unmeasured() }));
         twin.step(Op::Command(0, Command::Delete { job: kit::id(number) }));
     }
     twin.step(Op::Command(0, Command::TakeSettlements { max: 2 }));
@@ -119,7 +127,7 @@ fn a_clock_that_went_back_does_not_hide_what_is_due() {
     let mut twin = Twin::new(GatewayConfig::default().retain_for(Span::ZERO), 5_000);
     twin.step(Op::Command(5_000, Command::PutBackend(kit::flux("flux-1"))));
     twin.step(Op::Command(5_000, Command::Submit(kit::job(1, "acme", kit::DEV))));
-    twin.step(Op::Command(5_000, Command::Cancel { job: kit::id(1) }));
+    twin.step(Op::Command(5_000, Command::Cancel { job: kit::id(1), usage: libgateway::Usage::unmeasured() }));
     twin.step(Op::Command(4_000, Command::Dispatch {}));
     assert!(twin.gateway.job(kit::id(1)).is_none());
 }
@@ -152,7 +160,7 @@ fn a_share_overtaken_in_a_transaction_is_there_when_it_is_undone() {
     let mut twin = Twin::new(GatewayConfig::default(), 0);
     twin.step(Op::Command(0, Command::PutBackend(kit::flux("flux-1").slots(2))));
     twin.step(Op::Command(0, Command::Submit(kit::job(1, "acme", kit::DEV))));
-    twin.step(Op::Command(0, Command::Cancel { job: kit::id(1) }));
+    twin.step(Op::Command(0, Command::Cancel { job: kit::id(1), usage: libgateway::Usage::unmeasured() }));
     for number in [2, 3] {
         let submit = kit::job(number, "bolt", kit::DEV).estimate(GpuNanos::from_secs(5));
         twin.step(Op::Command(0, Command::Submit(submit)));

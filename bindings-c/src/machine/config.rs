@@ -4,8 +4,8 @@ use std::ffi::c_char;
 use std::num::NonZeroU32;
 
 use libgateway::{
-    BackoffConfig, BillingPolicy, CircuitBreakerConfig, CustomerPolicy, GatewayConfig, GpuNanos, Ordering, Payer,
-    RateLimit, RateRule, Span,
+    BackoffConfig, BillingPolicy, CircuitBreakerConfig, CustomerPolicy, Excess, GatewayConfig, GpuNanos, Ordering,
+    Payer, RateLimit, RateRule, Span,
 };
 
 use crate::failure::Failure;
@@ -20,6 +20,11 @@ pub const GATEWAY_ORDERING_FIFO: u32 = 1;
 pub const GATEWAY_PAYER_CUSTOMER: u32 = 0;
 /// Nobody pays: the settlement tells the GPU time as absorbed.
 pub const GATEWAY_PAYER_HOUSE: u32 = 1;
+
+/// The result is taken; what was possible is billed, and what was reported is told beside it.
+pub const GATEWAY_EXCESS_CAP: u32 = 0;
+/// The result is refused, and may be told again with another figure.
+pub const GATEWAY_EXCESS_REFUSE: u32 = 1;
 
 /// The threshold itself opens the breaker.
 pub const GATEWAY_RATE_AT_LEAST: u32 = 0;
@@ -153,6 +158,8 @@ pub struct gateway_config {
     pub timeout_total: u64,
     /// How much more than the lease's time a device may report, beyond `billing_tolerance_ppm`. Default 100 ms.
     pub billing_slack: u64,
+    /// How long after its end a lease may be told what it used; 0: not at all. Default 1 h.
+    pub late_usage_for: u64,
     /// Ended jobs are kept so long. Default 1 h.
     pub retain_for: u64,
     /// A customer without jobs is forgotten after so long. Default 600 s.
@@ -172,8 +179,19 @@ pub struct gateway_config {
     pub billing_lost: u32,
     /// Who pays for an attempt that ran when its job was cancelled. Default `GATEWAY_PAYER_CUSTOMER`.
     pub billing_cancelled: u32,
+    /// Who pays for an attempt whose worker gave its lease back. Default `GATEWAY_PAYER_HOUSE`.
+    pub billing_released: u32,
     /// How much more than the lease's time a device may report, in parts per million. Default 10 000.
     pub billing_tolerance_ppm: u32,
+    /// What becomes of a usage beyond that. Default `GATEWAY_EXCESS_CAP`.
+    pub billing_excess: u32,
+    /// 1: an attempt that was not measured counts all devices of its backend; 0: one. Default 1.
+    pub unmeasured_devices: u32,
+    /// Leases that may be told late at most; beyond that the oldest can no longer be. Default 100 000.
+    pub late_usage_max: u32,
+    /// 1: settlements are kept until they are confirmed; 0: there are none, and nothing counts against `jobs_max`.
+    /// Default 1.
+    pub settlements: u32,
     /// Jobs that have not ended and settlements not confirmed, together. Default 2 000 000.
     pub jobs_max: u32,
     /// Longest payload in bytes. Default 10 MiB.
@@ -194,6 +212,8 @@ pub struct gateway_config {
     pub events_max: u32,
     /// Deadlines one call handles at most. Default 1 024.
     pub due_max: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), begins with its size, and has integers and pointers only.
@@ -261,6 +281,7 @@ unsafe impl Options for gateway_config {
         timeout_run: 0,
         timeout_total: 0,
         billing_slack: 100 * GATEWAY_MILLISECOND,
+        late_usage_for: GATEWAY_HOUR,
         retain_for: GATEWAY_HOUR,
         customer_idle: 10 * GATEWAY_MINUTE,
         settle_within: GATEWAY_MINUTE,
@@ -270,7 +291,12 @@ unsafe impl Options for gateway_config {
         billing_failed: GATEWAY_PAYER_HOUSE,
         billing_lost: GATEWAY_PAYER_HOUSE,
         billing_cancelled: GATEWAY_PAYER_CUSTOMER,
+        billing_released: GATEWAY_PAYER_HOUSE,
         billing_tolerance_ppm: 10_000,
+        billing_excess: GATEWAY_EXCESS_CAP,
+        unmeasured_devices: 1,
+        late_usage_max: 100_000,
+        settlements: 1,
         jobs_max: 2_000_000,
         payload_len_max: 10_485_760,
         output_len_max: 1_048_576,
@@ -281,7 +307,12 @@ unsafe impl Options for gateway_config {
         backends_max: 10_000,
         events_max: 16_384,
         due_max: 1_024,
+        reserved: 0,
     };
+}
+
+pub(crate) fn excess(value: u32, field: &'static str) -> Result<Excess, Failure> {
+    choice(value, &[Excess::Cap, Excess::Refuse], field)
 }
 
 /// A field that is kept for later and has to be 0 until then.
@@ -353,11 +384,18 @@ impl gateway_config {
     /// Each pointer is NULL or points to what its field says.
     pub(crate) unsafe fn read(&self) -> Result<GatewayConfig, Failure> {
         let max = u64::from(u16::MAX);
+        reserved(self.reserved)?;
         let payer = |value, field| choice(value, &[Payer::Customer, Payer::House], field);
         let billing = BillingPolicy::default()
             .failed(payer(self.billing_failed, "billing_failed")?)
             .lost(payer(self.billing_lost, "billing_lost")?)
             .cancelled(payer(self.billing_cancelled, "billing_cancelled")?)
+            .released(payer(self.billing_released, "billing_released")?)
+            .excess(excess(self.billing_excess, "billing_excess")?)
+            .unmeasured_devices(choice(self.unmeasured_devices, &[false, true], "unmeasured_devices")?)
+            .late_usage_for(Span::from_nanos(self.late_usage_for))
+            .late_usage_max(self.late_usage_max)
+            .settlements(choice(self.settlements, &[false, true], "settlements")?)
             .tolerance_ppm(self.billing_tolerance_ppm)
             .slack(Span::from_nanos(self.billing_slack));
         // SAFETY: the caller's promise.

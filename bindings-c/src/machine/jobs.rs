@@ -5,6 +5,7 @@ use std::ffi::{c_char, c_void};
 use libgateway::{Gateway, JobId, Route, Submit};
 
 use super::command;
+use super::work::{gateway_usage, read_usage};
 use crate::failure::Failure;
 use crate::guard::guard;
 use crate::handle::gateway;
@@ -136,6 +137,25 @@ pub unsafe extern "C" fn gateway_submit(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_cancel(gw: *mut gateway, now: u64, job: gateway_job_id) -> gateway_status {
     guard(|| done(gw, |gateway| Ok(gateway.cancel(at(now), job_id(job))?)))
+}
+
+/// The same with what its lease used, if it has one; 0 items: the lease's time. `billing_cancelled` says who pays for it.
+///
+/// Errors: as `gateway_cancel`; `GATEWAY_NOT_UTF8`, from -201 down for a malformed usage, and
+/// `GATEWAY_USAGE_EXCEEDS_ELAPSED` where the policy is to refuse. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_cancel_with(
+    gw: *mut gateway,
+    now: u64,
+    job: gateway_job_id,
+    usage: *const gateway_usage,
+    usage_len: usize,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let usage = unsafe { read_usage(usage, usage_len) }?;
+        done(gw, |gateway| Ok(gateway.cancel_with(at(now), job_id(job), usage)?))
+    })
 }
 
 /// Removes the record of a job that has ended. Its settlement stays.

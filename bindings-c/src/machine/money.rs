@@ -2,11 +2,13 @@
 
 use std::ffi::c_char;
 
-use libgateway::{Batch, PriceBook, Settlement};
+use libgateway::{Batch, Corrected, LeaseId, Money, Price, PriceBook, Settlement, Span};
 
 use super::command;
+use super::config::GATEWAY_SECOND;
 use super::data::json;
 use super::jobs::done;
+use super::work::{gateway_usage, read_usage};
 use crate::failure::Failure;
 use crate::guard::guard;
 use crate::handle::{create, free, gateway, gateway_settlements, with};
@@ -16,8 +18,9 @@ use crate::names::{GATEWAY_NAME_CAP, GATEWAY_ROUTE_CAP, state_number, task_numbe
 use crate::output::{copy_text, fixed, id_out};
 use crate::status::*;
 
-/// What a GPU-second of a model costs in a tier. The most telling entry wins: both named, model named, tier named,
-/// neither.
+/// What GPU time of a model costs in a tier: `micros` for each `per` nanoseconds, exactly. {"*", "*", 8400, GATEWAY_HOUR} is
+/// 0.0084 an hour. A charge is usage times price, rounded once, to the nearest millionth and a tie to the even one. The
+/// most telling entry wins: both named, model named, tier named, neither.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -26,8 +29,10 @@ pub struct gateway_price {
     pub model: *const c_char,
     /// The tier, or "*" for any.
     pub tier: *const c_char,
-    /// Millionths of the currency for a GPU-second.
-    pub micros_per_second: u64,
+    /// Millionths of the currency.
+    pub micros: u64,
+    /// Nanoseconds of GPU time they are for; 0: a second.
+    pub per: u64,
 }
 
 /// A run of entries that were handed out together. It says which.
@@ -43,8 +48,9 @@ pub struct gateway_batch {
     pub len: u64,
 }
 
-/// What one job cost. Each job that ended has exactly one, also one that never ran. Spans are in nanoseconds, money in
-/// millionths of the currency. Texts end in a NUL.
+/// What one job cost. Each job that ended has exactly one first entry, also one that never ran, and a correction for each
+/// usage that was told late. What a customer owes is the sum of `charge` less the sum of `charge_credit`. Spans are in
+/// nanoseconds, money in millionths of the currency. Texts end in a NUL.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -53,14 +59,30 @@ pub struct gateway_settlement {
     pub number: u64,
     /// The job.
     pub job: gateway_job_id,
-    /// GPU time the customer pays for.
+    /// GPU time that was reported of the attempts the customer pays for; in a correction, of its lease.
+    pub reported: u64,
+    /// GPU time the customer pays for; in a correction, what is added.
     pub usage: u64,
-    /// GPU time nobody pays for: failed and lost attempts, by policy.
+    /// GPU time nobody pays for, by policy; in a correction, what is added.
     pub absorbed: u64,
-    /// Price for a GPU-second, where `priced` is 1.
+    /// Price for each `price_per` of GPU time, where `priced` is 1.
     pub price: u64,
-    /// Usage times price, rounded once.
+    /// Nanoseconds that `price` is for, where `priced` is 1.
+    pub price_per: u64,
+    /// Usage times price, rounded once, where `priced` is 1. Where it is 0 it is not known what the job costs.
     pub charge: u64,
+    /// The number of the entry it corrects; 0: it is the first one of its job.
+    pub corrects: u64,
+    /// The lease whose usage was told late, in a correction.
+    pub lease: u64,
+    /// When it was told, in a correction; else `GATEWAY_FOREVER`.
+    pub corrected: u64,
+    /// GPU time the customer no longer pays for; 0 but in a correction.
+    pub usage_credit: u64,
+    /// GPU time that is no longer absorbed; 0 but in a correction.
+    pub absorbed_credit: u64,
+    /// What is given back; 0 but in a correction.
+    pub charge_credit: u64,
     /// When the job was submitted.
     pub created: u64,
     /// When its last attempt began; `GATEWAY_FOREVER` where it never ran.
@@ -71,8 +93,12 @@ pub struct gateway_settlement {
     pub price_version: u32,
     /// 1 where the book has a price.
     pub priced: u32,
-    /// 1 where all of `usage` was measured by the host; otherwise some is lease time.
+    /// 1 where every attempt the customer pays for was measured; otherwise some of `usage` is lease time.
     pub measured: u32,
+    /// 1 where less was billed or absorbed than was reported.
+    pub capped: u32,
+    /// Always 0.
+    pub reserved: u32,
     /// What it was: `GATEWAY_TASK_T2I` and its like.
     pub task: u32,
     /// How it ended: `GATEWAY_STATE_COMPLETE` and its like.
@@ -81,7 +107,7 @@ pub struct gateway_settlement {
     pub attempts: u32,
     /// Returns to the queue that were not the job's fault.
     pub requeues: u32,
-    /// Devices of the last attempt; `gateway_settlements_device` tells each.
+    /// Devices of all attempts the customer pays for; `gateway_settlements_device` tells each.
     pub devices: u32,
     /// Who pays.
     pub customer: [c_char; GATEWAY_NAME_CAP],
@@ -98,16 +124,26 @@ impl From<&Settlement> for gateway_settlement {
         Self {
             number: own.number,
             job: id_out(own.job),
+            reported: own.reported.as_nanos(),
             usage: own.usage.as_nanos(),
             absorbed: own.absorbed.as_nanos(),
-            price: own.price.map_or(0, |price| price.as_micros()),
-            charge: own.charge.as_micros(),
+            price: own.price.map_or(0, Price::micros),
+            price_per: own.price.map_or(0, |price| price.per().as_nanos()),
+            charge: own.charge.map_or(0, Money::as_micros),
+            corrects: own.correction.map_or(0, |own| own.corrects),
+            lease: own.correction.map_or(0, |own| own.lease.as_u64()),
+            corrected: instant_or_forever(own.correction.map(|own| own.at)),
+            usage_credit: own.correction.map_or(0, |own| own.usage_credit.as_nanos()),
+            absorbed_credit: own.correction.map_or(0, |own| own.absorbed_credit.as_nanos()),
+            charge_credit: own.correction.map_or(0, |own| own.charge_credit.as_micros()),
             created: own.created.as_nanos(),
             started: instant_or_forever(own.started),
             finished: own.finished.as_nanos(),
             price_version: own.price_version,
             priced: u32::from(own.price.is_some()),
             measured: u32::from(own.measured),
+            capped: u32::from(own.capped),
+            reserved: 0,
             task: task_number(own.task),
             state: state_number(own.state),
             attempts: own.attempts,
@@ -149,7 +185,8 @@ pub(crate) unsafe fn read_book(
     for price in prices {
         // SAFETY: the caller's promise.
         let (model, tier) = unsafe { (text(price.model, "model")?, text(price.tier, "tier")?) };
-        book = book.price(model, tier, price.micros_per_second)?;
+        let per = if price.per == 0 { GATEWAY_SECOND } else { price.per };
+        book = book.price_at(model, tier, Price::new(price.micros, Span::from_nanos(per))?)?;
     }
     Ok(book)
 }
@@ -157,7 +194,7 @@ pub(crate) unsafe fn read_book(
 /// Puts a newer price book in force, for jobs that end from now on. `version` is higher than that of the book in force,
 /// `currency` three upper-case letters, the same in every book.
 ///
-///     gateway_price prices[] = {{"*", "*", 1200}, {"flux/dev", "pro", 1000}};
+///     gateway_price prices[] = {{"*", "*", 1200, GATEWAY_SECOND}, {"flux/dev", "pro", 2490000, GATEWAY_HOUR}};
 ///     gateway_status status = gateway_put_prices(gw, now, 1, "USD", prices, 2);
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for a value that cannot be, an older version and
@@ -291,7 +328,8 @@ pub unsafe extern "C" fn gateway_settlements_read(
     })
 }
 
-/// Reads what one device worked for one of the settlements: its name, with a NUL, and `*gpu_ns`, which may be NULL.
+/// Reads what one device worked for one of the settlements: its name, with a NUL, and `*gpu_ns`, which may be NULL. The name
+/// is empty where it stands for all devices beyond the first 64.
 ///
 /// `GATEWAY_NONE`: there is no such settlement or device. Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`;
 /// `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
@@ -316,6 +354,65 @@ pub unsafe extern "C" fn gateway_settlements_device(
             gpu_ns.set(own.gpu.as_nanos());
             Ok(status)
         })
+    })
+}
+
+/// What a usage that was told late came to.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_corrected {
+    /// The job of the lease.
+    pub job: gateway_job_id,
+    /// The number of the correcting settlement; 0: nothing changed, the job has not ended and will be settled with this
+    /// figure, or no settlements are kept.
+    pub settlement: u64,
+    /// GPU time that was reported, in nanoseconds.
+    pub reported: u64,
+    /// GPU time that stands for the lease now, in nanoseconds.
+    pub billed: u64,
+    /// 1 where that is less than was reported.
+    pub capped: u64,
+}
+
+impl From<Corrected> for gateway_corrected {
+    fn from(own: Corrected) -> Self {
+        Self {
+            job: id_out(own.job),
+            settlement: own.settlement.unwrap_or(0),
+            reported: own.reported.as_nanos(),
+            billed: own.billed.as_nanos(),
+            capped: u64::from(own.capped),
+        }
+    }
+}
+
+/// Takes what a lease used that has ended: all of it, in the place of what was billed for it before. Where its job is
+/// settled, the difference is a settlement of its own; until then it is part of the settlement to come. Who pays stays as
+/// it was. Telling the same again changes nothing. `corrected` may be NULL.
+///
+///     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
+///     gateway_status status = gateway_correct_usage(gw, now, lease, &usage, 1, NULL);
+///
+/// Errors, in this order: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`; `GATEWAY_STILL_LIVE`; `GATEWAY_UNKNOWN_LEASE`; from
+/// -201 down for a malformed usage or none; `GATEWAY_TOO_LATE` from `late_usage_for` on; `GATEWAY_USAGE_EXCEEDS_ELAPSED`
+/// where the policy is to refuse; `GATEWAY_FULL` without room for the entry. `GATEWAY_INVALID_HANDLE`,
+/// `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_correct_usage(
+    gw: *mut gateway,
+    now: u64,
+    lease: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    corrected: *mut gateway_corrected,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, corrected) = unsafe { (read_usage(usage, usage_len)?, Out::optional(corrected, "corrected")?) };
+        let own = command(gw, |gateway| Ok(gateway.correct_usage(at(now), LeaseId::from_u64(lease), usage)?))?;
+        corrected.set(own.into());
+        Ok(GATEWAY_OK)
     })
 }
 

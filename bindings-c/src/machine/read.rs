@@ -165,6 +165,20 @@ pub struct gateway_stats {
     pub forgotten_total: u64,
     /// Steps of the clock that were put on trial, ever.
     pub clock_leaps_total: u64,
+    /// Attempts billed or absorbed for less than was reported, ever.
+    pub capped_total: u64,
+    /// Jobs settled without a price, ever: what they cost is not known.
+    pub unpriced_total: u64,
+    /// Usages told late that changed what a settled job comes to, ever.
+    pub corrections_total: u64,
+    /// All charges given back by corrections, in millionths of the currency: the lower 64 bits.
+    pub credited_micros: u64,
+    /// The upper 64 bits of the same sum.
+    pub credited_micros_high: u64,
+    /// GPU time that customers pay for without a price, in nanoseconds: the lower 64 bits.
+    pub unpriced_ns: u64,
+    /// The upper 64 bits of the same sum.
+    pub unpriced_ns_high: u64,
 }
 
 /// Its next attempt is not due before `until`.
@@ -309,6 +323,13 @@ impl From<Stats> for gateway_stats {
             aged_total: counters.aged,
             forgotten_total: counters.forgotten,
             clock_leaps_total: counters.clock_leaps,
+            capped_total: counters.capped,
+            unpriced_total: counters.unpriced,
+            corrections_total: counters.corrections,
+            credited_micros: stats.credited_micros as u64,
+            credited_micros_high: (stats.credited_micros >> 64) as u64,
+            unpriced_ns: stats.unpriced_ns as u64,
+            unpriced_ns_high: (stats.unpriced_ns >> 64) as u64,
         }
     }
 }

@@ -11,6 +11,7 @@ use libgateway::{Abort, Dispatch, Gateway, LeaseId, Route, Transaction};
 
 use super::command;
 use super::jobs::{gateway_submit_options, read_submit};
+use super::money::gateway_corrected;
 use super::work::{
     gateway_after_failure, gateway_failure, gateway_output, gateway_settled, gateway_usage, read_failure, read_output,
     read_usage,
@@ -386,6 +387,80 @@ pub unsafe extern "C" fn gateway_tx_release(
         // SAFETY: the caller's promise.
         let job = unsafe { Out::optional(job, "job") }?;
         job.set(id_out(step(tx, |tx| Ok(tx.release(LeaseId::from_u64(lease))?))?));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// As `gateway_release_with`.
+///
+/// Errors: as there. Inside of a transaction's callback only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_tx_release_with(
+    tx: *mut gateway_tx,
+    lease: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
+        job.set(id_out(step(tx, |tx| Ok(tx.release_with(LeaseId::from_u64(lease), usage)?))?));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// As `gateway_cancel_lease`.
+///
+/// Errors: as there. Inside of a transaction's callback only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_tx_cancel_lease(
+    tx: *mut gateway_tx,
+    lease: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
+        job.set(id_out(step(tx, |tx| Ok(tx.cancel_lease(LeaseId::from_u64(lease), usage)?))?));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// As `gateway_cancel_with`.
+///
+/// Errors: as there. Inside of a transaction's callback only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_tx_cancel_with(
+    tx: *mut gateway_tx,
+    job: gateway_job_id,
+    usage: *const gateway_usage,
+    usage_len: usize,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let usage = unsafe { read_usage(usage, usage_len) }?;
+        step(tx, |tx| Ok(tx.cancel_with(job_id(job), usage)?)).map(|()| GATEWAY_OK)
+    })
+}
+
+/// As `gateway_correct_usage`.
+///
+/// Errors: as there. Inside of a transaction's callback only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_tx_correct_usage(
+    tx: *mut gateway_tx,
+    lease: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    corrected: *mut gateway_corrected,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, corrected) = unsafe { (read_usage(usage, usage_len)?, Out::optional(corrected, "corrected")?) };
+        corrected.set(step(tx, |tx| Ok(tx.correct_usage(LeaseId::from_u64(lease), usage)?))?.into());
         Ok(GATEWAY_OK)
     })
 }

@@ -29,6 +29,10 @@ pub const GATEWAY_EVENT_ENDED: u32 = 6;
 pub const GATEWAY_EVENT_FORGOTTEN: u32 = 7;
 /// A reading of the clock was so far ahead that it was put on trial; `leapt` tells how far.
 pub const GATEWAY_EVENT_CLOCK_LEAPT: u32 = 8;
+/// More was reported of an attempt than its devices can have worked: `reported`; `billed` is what was possible.
+pub const GATEWAY_EVENT_USAGE_CAPPED: u32 = 9;
+/// A settled job comes to something else: the usage of one of its leases was told late.
+pub const GATEWAY_EVENT_CORRECTED: u32 = 10;
 /// Something this header does not know yet.
 pub const GATEWAY_EVENT_OTHER: u32 = 4294967295;
 
@@ -46,6 +50,10 @@ pub struct gateway_event {
     pub job: gateway_job_id,
     /// How far the clock stepped, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0.
     pub leapt: u64,
+    /// GPU time reported, of `GATEWAY_EVENT_USAGE_CAPPED`; else 0.
+    pub reported: u64,
+    /// GPU time billed or absorbed, of `GATEWAY_EVENT_USAGE_CAPPED`; else 0.
+    pub billed: u64,
     /// What happened: `GATEWAY_EVENT_QUEUED` and its like.
     pub kind: u32,
     /// How the job ended, of `GATEWAY_EVENT_ENDED`; else 0.
@@ -79,6 +87,7 @@ pub struct gateway_watch_event {
 impl From<Event> for gateway_event {
     fn from(event: Event) -> Self {
         let none = gateway_job_id { high: 0, low: 0 };
+        let (mut reported, mut billed) = (0, 0);
         let (kind, job, state, leapt) = match event.kind {
             EventKind::Queued(job) => (GATEWAY_EVENT_QUEUED, id_out(job), 0, 0),
             EventKind::Started(job) => (GATEWAY_EVENT_STARTED, id_out(job), 0, 0),
@@ -89,9 +98,14 @@ impl From<Event> for gateway_event {
             EventKind::Ended(job, state) => (GATEWAY_EVENT_ENDED, id_out(job), state_number(state), 0),
             EventKind::Forgotten(job) => (GATEWAY_EVENT_FORGOTTEN, id_out(job), 0, 0),
             EventKind::ClockLeapt(span) => (GATEWAY_EVENT_CLOCK_LEAPT, none, 0, span.as_nanos()),
+            EventKind::UsageCapped { job, reported: told, billed: taken } => {
+                (reported, billed) = (told.as_nanos(), taken.as_nanos());
+                (GATEWAY_EVENT_USAGE_CAPPED, id_out(job), 0, 0)
+            }
+            EventKind::Corrected(job) => (GATEWAY_EVENT_CORRECTED, id_out(job), 0, 0),
             _ => (GATEWAY_EVENT_OTHER, none, 0, 0),
         };
-        Self { number: event.number, at: event.at.as_nanos(), job, leapt, kind, state }
+        Self { number: event.number, at: event.at.as_nanos(), job, leapt, reported, billed, kind, state }
     }
 }
 

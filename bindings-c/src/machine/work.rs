@@ -2,7 +2,7 @@
 
 use std::ffi::{c_char, c_void};
 
-use libgateway::{Advance, AfterFailure, Dispatch, Failure as Attempt, LeaseId, Output, Route, Settled, Usage};
+use libgateway::{Advance, AfterFailure, Dispatch, Failure as Attempt, LeaseId, Money, Output, Route, Settled, Usage};
 
 use super::lease::{hand_out, hand_out_all};
 use super::{command, look};
@@ -90,10 +90,16 @@ unsafe impl Options for gateway_failure {
 pub struct gateway_settled {
     /// The job.
     pub job: gateway_job_id,
+    /// GPU time that was reported of the attempts the customer pays for, in nanoseconds.
+    pub reported: u64,
     /// GPU time the customer pays for, in nanoseconds.
     pub usage: u64,
-    /// What it costs, in millionths of the currency; 0 where the book has no price.
+    /// What it costs, in millionths of the currency, where `priced` is 1.
     pub charge: u64,
+    /// 1 where the book has a price. Where it is 0 it is not known what the job costs.
+    pub priced: u32,
+    /// 1 where less was billed or absorbed than was reported.
+    pub capped: u32,
 }
 
 /// What becomes of a job whose attempt failed.
@@ -177,7 +183,14 @@ pub(crate) unsafe fn read_failure(failure: *const gateway_failure) -> Result<Att
 
 impl From<Settled> for gateway_settled {
     fn from(settled: Settled) -> Self {
-        Self { job: id_out(settled.job), usage: settled.usage.as_nanos(), charge: settled.charge.as_micros() }
+        Self {
+            job: id_out(settled.job),
+            reported: settled.reported.as_nanos(),
+            usage: settled.usage.as_nanos(),
+            charge: settled.charge.map_or(0, Money::as_micros),
+            priced: u32::from(settled.charge.is_some()),
+            capped: u32::from(settled.capped),
+        }
     }
 }
 
@@ -346,8 +359,9 @@ pub unsafe extern "C" fn gateway_progress(
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, `GATEWAY_CONTRADICTION` for an output that is both;
 /// `GATEWAY_SUPERSEDED`; `GATEWAY_UNKNOWN_LEASE`; from -201 down for an empty or over-long output and a malformed usage;
-/// `GATEWAY_USAGE_EXCEEDS_ELAPSED`, `GATEWAY_CHARGE_OVERFLOW`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`,
-/// `GATEWAY_REENTERED`. May be called from any thread.
+/// `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. A usage beyond what the devices can have worked is
+/// taken, and what was possible is billed; only where `billing_excess` is to refuse it is
+/// `GATEWAY_USAGE_EXCEEDS_ELAPSED`, and `GATEWAY_TOO_LONG` for more devices than the backend has. May be called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_complete(
     gw: *mut gateway,
@@ -392,7 +406,7 @@ pub unsafe extern "C" fn gateway_fail(
     })
 }
 
-/// Takes a lease back unused. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
+/// Takes a lease back. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
 ///
 /// Errors: as `gateway_heartbeat`. May be called from any thread.
 #[unsafe(no_mangle)]
@@ -406,6 +420,53 @@ pub unsafe extern "C" fn gateway_release(
         // SAFETY: the caller's promise.
         let job = unsafe { Out::optional(job, "job") }?;
         job.set(id_out(command(gw, |gateway| Ok(gateway.release(at(now), LeaseId::from_u64(lease))?))?));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// The same with what the lease used; 0 items: the lease's time. `billing_released` says who pays for it.
+///
+///     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
+///     gateway_status status = gateway_release_with(gw, now, info.id, &usage, 1, NULL);
+///
+/// Errors: as `gateway_heartbeat`, then as `gateway_complete` for the usage. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_release_with(
+    gw: *mut gateway,
+    now: u64,
+    lease: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
+        let id = command(gw, |gateway| Ok(gateway.release_with(at(now), LeaseId::from_u64(lease), usage)?))?;
+        job.set(id_out(id));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// Gives up the job of a live lease, whose id `*job` is: its worker says that nobody waits for the result any more. Unlike
+/// `gateway_cancel` it does nothing to a job that has gone on to another worker. `usage` is what the lease used; 0 items:
+/// the lease's time. `billing_cancelled` says who pays for it. `job` may be NULL.
+///
+/// Errors: as `gateway_release_with`. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_cancel_lease(
+    gw: *mut gateway,
+    now: u64,
+    lease: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
+        let id = command(gw, |gateway| Ok(gateway.cancel_lease(at(now), LeaseId::from_u64(lease), usage)?))?;
+        job.set(id_out(id));
         Ok(GATEWAY_OK)
     })
 }

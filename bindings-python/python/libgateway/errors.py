@@ -200,6 +200,18 @@ class SupersededError(LeaseError):
     number, code = 501, "superseded"
 
 
+class StillLiveError(LeaseError):
+    """The lease is live: what it used comes with its result."""
+
+    number, code = 511, "still_live"
+
+
+class TooLateError(LeaseError):
+    """The lease ended too long ago for its usage to be told."""
+
+    number, code = 512, "too_late"
+
+
 class UnknownLeaseError(LeaseError):
     """This gateway never granted such a lease."""
 

@@ -15,7 +15,7 @@ from .errors import NotNowError
 if TYPE_CHECKING:
     from ._native import Failure, JobId, Lease, Route, Settled, Timeouts, Usage
     from .gateway import Gateway
-    from .values import Body, Moment, Seconds
+    from .values import Body, Corrected, Moment, Seconds
 
 T = TypeVar("T")
 
@@ -133,14 +133,24 @@ class _Gathered:
         self._open().fail(lease, failure, usage=usage)
         return self._add()
 
-    def release(self, lease: Lease | int) -> Step[JobId]:
-        """Takes a lease back unused."""
-        self._open().release(lease)
+    def release(self, lease: Lease | int, *, usage: Usage | None = None) -> Step[JobId]:
+        """Takes a lease back."""
+        self._open().release(lease, usage=usage)
         return self._add()
 
-    def cancel(self, job: JobId | str) -> Step[None]:
+    def cancel(self, job: JobId | str, *, usage: Usage | None = None) -> Step[None]:
         """Gives a job up."""
-        self._open().cancel(job)
+        self._open().cancel(job, usage=usage)
+        return self._add()
+
+    def cancel_lease(self, lease: Lease | int, *, usage: Usage | None = None) -> Step[JobId]:
+        """Gives up the job of a live lease."""
+        self._open().cancel_lease(lease, usage=usage)
+        return self._add()
+
+    def correct_usage(self, lease: Lease | int, usage: Usage) -> Step[Corrected]:
+        """Takes what a lease used that has ended."""
+        self._open().correct_usage(lease, usage)
         return self._add()
 
     def delete(self, job: JobId | str) -> Step[None]:

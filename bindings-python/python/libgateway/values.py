@@ -158,6 +158,13 @@ class Payer(_Word):
     HOUSE = "house"
 
 
+class Excess(_Word):
+    """What becomes of a usage beyond what its devices can have worked."""
+
+    CAP = "cap"
+    REFUSE = "refuse"
+
+
 class BillingOutcome(_Word):
     """How a call left a billing collector; only an ended one is charged."""
 
@@ -187,6 +194,8 @@ class EventKind(_Word):
     ENDED = "ended"
     FORGOTTEN = "forgotten"
     CLOCK_LEAPT = "clock_leapt"
+    USAGE_CAPPED = "usage_capped"
+    CORRECTED = "corrected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,6 +332,9 @@ class Counters:
     aged: int
     forgotten: int
     clock_leaps: int
+    capped: int
+    unpriced: int
+    corrections: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,14 +351,26 @@ class Stats:
     backends: int
     unconfirmed: int
     charged_micros: int
+    credited_micros: int
+    unpriced_ns: int
     events: int
     clock_offset_ns: int
     counters: Counters
 
     @property
     def charged(self) -> Decimal:
-        """All charges so far."""
+        """All charges so far; what has no price is not among them."""
         return _decimal(self.charged_micros, 6)
+
+    @property
+    def credited(self) -> Decimal:
+        """All that corrections gave back so far."""
+        return _decimal(self.credited_micros, 6)
+
+    @property
+    def unpriced_gpu_seconds(self) -> Decimal:
+        """GPU-seconds that customers pay for without a price."""
+        return _decimal(self.unpriced_ns, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -370,6 +394,8 @@ class Event:
     job: JobId | None = None
     state: JobState | None = None
     leapt_ns: int | None = None
+    reported_ns: int | None = None
+    billed_ns: int | None = None
 
     @property
     def at(self) -> datetime:
@@ -403,6 +429,17 @@ class DeviceTime:
     def gpu_seconds(self) -> Decimal:
         """The same in seconds, exactly."""
         return _decimal(self.gpu_ns, 9)
+
+
+@dataclass(frozen=True, slots=True)
+class Corrected:
+    """What a usage that was told late came to; ``settlement`` is the number of the correcting entry, if there is one."""
+
+    job: JobId
+    settlement: int | None
+    reported_ns: int
+    billed_ns: int
+    capped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +487,9 @@ class BillingReceipt:
     """What the end of a call came to."""
 
     seq: int
+    reported_ns: int
     billed_ns: int
+    capped: bool
     charge_micros: int | None
 
     @property
@@ -470,19 +509,20 @@ class BillingRecord:
 
     seq: int
     request_id: str
-    customer: str
+    customer: str | None
     model: str
-    tier: str
+    tier: str | None
     outcome: BillingOutcome
     devices: tuple[DeviceTime, ...]
+    reported_ns: int
     billed_ns: int
+    capped: bool
     measured: bool
     started_ns: int
     ended_ns: int
-    clock_stepped: bool
-    """Whether the clock stepped while the call was open: it took longer than from ``started_ns`` to ``ended_ns``, or less, and nobody
-    knows by how much."""
-    price_micros: int | None
+    elapsed_ns: int
+    clock_back: bool
+    price: str | None
     price_version: int
     currency: str
     charge_micros: int | None
@@ -507,6 +547,8 @@ class BillingTotals:
     abandoned: int
     swept: int
     unpriced: int
+    unpriced_ns: int
+    capped: int
     unmeasured: int
     usage_ns: int
     charge_micros: int

@@ -15,6 +15,7 @@ use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
 use crate::spec::{PyFailure, PySubmit, PyUsage, RouteArg, failure_of, usage_of};
 use crate::store::OutputArg;
+use crate::values::ToPy;
 use crate::words::{FailureKind, In};
 
 #[pymethods]
@@ -214,17 +215,73 @@ impl PyGateway {
         Ok(retry_at(after.or_raise(py)?))
     }
 
-    /// Takes a lease back unused. The job returns to its old place at once.
-    #[pyo3(signature = (lease, *, now_ns=None))]
-    fn release(slf: &Bound<'_, Self>, lease: LeaseArg, now_ns: Option<Moment>) -> PyResult<PyJobId> {
-        let job = Self::command(slf, now_ns, |gateway, now| gateway.release(now, lease.0))?;
+    /// Takes a lease back. The job returns to its old place at once; what was used is paid for by the policy's ``released``.
+    #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn release(
+        slf: &Bound<'_, Self>,
+        lease: LeaseArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PyJobId> {
+        let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
+        let job = Self::command(slf, now_ns, |gateway, now| gateway.release_with(now, lease.0, usage))?;
         job.or_raise(slf.py()).map(PyJobId)
     }
 
-    /// Gives a job up, waiting or running. A running one's worker hears so at its next word.
-    #[pyo3(signature = (job, *, now_ns=None))]
-    fn cancel(slf: &Bound<'_, Self>, job: JobArg, now_ns: Option<Moment>) -> PyResult<()> {
-        Self::command(slf, now_ns, |gateway, now| gateway.cancel(now, job.0))?.or_raise(slf.py())
+    /// Gives a job up, waiting or running, with what its lease used, if it has one. A running one's worker hears so at its next
+    /// word.
+    #[pyo3(signature = (job, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn cancel(
+        slf: &Bound<'_, Self>,
+        job: JobArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<()> {
+        let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
+        Self::command(slf, now_ns, |gateway, now| gateway.cancel_with(now, job.0, usage))?.or_raise(slf.py())
+    }
+
+    /// Gives up the job of a live lease: nobody waits for its result any more. Returns the job.
+    #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn cancel_lease(
+        slf: &Bound<'_, Self>,
+        lease: LeaseArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PyJobId> {
+        let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
+        let job = Self::command(slf, now_ns, |gateway, now| gateway.cancel_lease(now, lease.0, usage))?;
+        job.or_raise(slf.py()).map(PyJobId)
+    }
+
+    /// Takes what a lease used that has ended, all of it, in the place of what was billed for it. Where its job is settled, the
+    /// difference is a settlement of its own. A ``Corrected``.
+    #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
+    fn correct_usage<'py>(
+        slf: &Bound<'py, Self>,
+        lease: LeaseArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Bound<'py, PyAny>> {
+        let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
+        let corrected = Self::command(slf, now_ns, |gateway, now| gateway.correct_usage(now, lease.0, usage))?;
+        corrected.or_raise(slf.py())?.to_py(slf.py())
     }
 
     /// Removes the record of a job that has ended. Its settlement stays.

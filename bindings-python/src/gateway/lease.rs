@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libgateway::error::LeaseError;
-use libgateway::{Failure, FailureClass, Gateway, Lease, LeaseId, Settled, Timestamp, Usage};
+use libgateway::{Failure, FailureClass, Gateway, Lease, LeaseId, Money, Settled, Timestamp, Usage};
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -161,11 +161,37 @@ impl PyLease {
         Ok(retry_at(self.ends(after).or_raise(py)?))
     }
 
-    /// Gives it back unused. The job returns to its old place at once.
-    #[pyo3(signature = (*, now_ns=None))]
-    fn release(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<PyJobId> {
-        let id = self.lease.id;
-        let job = self.say(py, now_ns, |core, now| core.release(now, id))?;
+    /// Gives it back, see ``Gateway.release``. The job returns to its old place at once.
+    #[pyo3(signature = (*, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    fn release(
+        &self,
+        py: Python<'_>,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PyJobId> {
+        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let job = PyGateway::command(gateway, now_ns, |core, now| core.release_with(now, id, usage))?;
+        self.ends(job).or_raise(py).map(PyJobId)
+    }
+
+    /// Gives its job up, as long as it is the job's live lease: nobody waits for the result any more.
+    #[pyo3(signature = (*, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    fn cancel(
+        &self,
+        py: Python<'_>,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<PyJobId> {
+        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
+        let job = PyGateway::command(gateway, now_ns, |core, now| core.cancel_lease(now, id, usage))?;
         self.ends(job).or_raise(py).map(PyJobId)
     }
 
@@ -322,6 +348,18 @@ impl PySettled {
         PyJobId(self.0.job)
     }
 
+    /// GPU time that was reported of the attempts the customer pays for, in nanoseconds.
+    #[getter]
+    fn reported_ns(&self) -> u64 {
+        self.0.reported.as_nanos()
+    }
+
+    /// Whether less was billed or absorbed than was reported.
+    #[getter]
+    fn capped(&self) -> bool {
+        self.0.capped
+    }
+
     /// GPU time the customer pays for, in nanoseconds.
     #[getter]
     fn usage_ns(&self) -> u64 {
@@ -334,20 +372,21 @@ impl PySettled {
         decimal(py, &self.0.usage.to_string())
     }
 
-    /// What it costs in micro-units; zero where the book has no price.
+    /// What it costs in micro-units; ``None`` where the book has no price.
     #[getter]
-    fn charge_micros(&self) -> u64 {
-        self.0.charge.as_micros()
+    fn charge_micros(&self) -> Option<u64> {
+        self.0.charge.map(Money::as_micros)
     }
 
-    /// What it costs, a ``Decimal``.
+    /// What it costs, a ``Decimal``; ``None`` where the book has no price.
     #[getter]
-    fn charge<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        decimal(py, &self.0.charge.to_string())
+    fn charge<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.charge.map(|charge| decimal(py, &charge.to_string())).transpose()
     }
 
     fn __repr__(&self) -> String {
-        format!("<Settled {}: {} GPU-seconds, {}>", self.0.job, self.0.usage, self.0.charge)
+        let charge = self.0.charge.map_or_else(|| "unpriced".to_owned(), |charge| charge.to_string());
+        format!("<Settled {}: {} GPU-seconds, {charge}>", self.0.job, self.0.usage)
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one job cost, as the host writes it down.
 
-use libgateway::{Settlement, Timestamp};
+use libgateway::{Money, Price, Settlement, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyTuple};
 
@@ -10,8 +10,9 @@ use crate::spec::{quoted, value};
 use crate::values::device_times;
 use crate::words::Word;
 
-/// What one job cost. Each job that ended has exactly one; a host that sees a number again drops it. ``to_json`` is a line
-/// for a ledger.
+/// What one job cost. Each job that ended has exactly one first entry, and a correction for each usage that was told late; a
+/// host that sees a number again drops it. What a customer owes is the sum of ``charge`` less the sum of ``charge_credit``.
+/// ``to_json`` is a line for a ledger.
 #[pyclass(module = "libgateway", name = "Settlement", frozen)]
 pub(crate) struct PySettlement(pub(crate) Settlement);
 
@@ -61,7 +62,19 @@ impl PySettlement {
         self.0.backend.as_deref()
     }
 
-    /// GPU time the customer pays for, in nanoseconds.
+    /// GPU time that was reported of the attempts the customer pays for, in nanoseconds; in a correction, of its lease.
+    #[getter]
+    fn reported_ns(&self) -> u64 {
+        self.0.reported.as_nanos()
+    }
+
+    /// Whether less was billed or absorbed than was reported.
+    #[getter]
+    fn capped(&self) -> bool {
+        self.0.capped
+    }
+
+    /// GPU time the customer pays for, in nanoseconds; in a correction, what is added.
     #[getter]
     fn usage_ns(&self) -> u64 {
         self.0.usage.as_nanos()
@@ -79,13 +92,13 @@ impl PySettlement {
         self.0.absorbed.as_nanos()
     }
 
-    /// Whether all of ``usage_ns`` was measured; otherwise some is lease time.
+    /// Whether every attempt the customer pays for was measured; otherwise some of ``usage_ns`` is lease time.
     #[getter]
     fn measured(&self) -> bool {
         self.0.measured
     }
 
-    /// Devices of the last attempt, a tuple of ``DeviceTime``.
+    /// Devices of all attempts the customer pays for, a tuple of ``DeviceTime``: up to 64 by name, the rest in one named ``""``.
     #[getter]
     fn devices<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
         device_times(py, &self.0.devices)
@@ -97,16 +110,22 @@ impl PySettlement {
         &self.0.tier
     }
 
-    /// Price of a GPU-second in micro-units; ``None`` where the book has none.
+    /// The price as a text, ``"0.0084/h"``; ``None`` where the book has none.
     #[getter]
-    fn price_micros(&self) -> Option<u64> {
-        self.0.price.map(|price| price.as_micros())
+    fn price(&self) -> Option<String> {
+        self.0.price.map(|price| price.to_string())
     }
 
-    /// The same, a ``Decimal``.
+    /// Its amount in micro-units, for each ``price_per_ns`` of GPU time.
     #[getter]
-    fn price<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
-        self.0.price.map(|price| decimal(py, &price.to_string())).transpose()
+    fn price_micros(&self) -> Option<u64> {
+        self.0.price.map(Price::micros)
+    }
+
+    /// The GPU time that ``price_micros`` is for, in nanoseconds.
+    #[getter]
+    fn price_per_ns(&self) -> Option<u64> {
+        self.0.price.map(|price| price.per().as_nanos())
     }
 
     /// Version of the price book.
@@ -115,16 +134,58 @@ impl PySettlement {
         self.0.price_version
     }
 
-    /// What it costs in micro-units.
+    /// What it costs in micro-units; ``None`` where the book has no price.
     #[getter]
-    fn charge_micros(&self) -> u64 {
-        self.0.charge.as_micros()
+    fn charge_micros(&self) -> Option<u64> {
+        self.0.charge.map(Money::as_micros)
     }
 
     /// The same, a ``Decimal``.
     #[getter]
-    fn charge<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        decimal(py, &self.0.charge.to_string())
+    fn charge<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.charge.map(|charge| decimal(py, &charge.to_string())).transpose()
+    }
+
+    /// The number of the entry it corrects; ``None``: it is the first one of its job.
+    #[getter]
+    fn corrects(&self) -> Option<u64> {
+        self.0.correction.map(|own| own.corrects)
+    }
+
+    /// The lease whose usage was told late, in a correction.
+    #[getter]
+    fn lease(&self) -> Option<u64> {
+        self.0.correction.map(|own| own.lease.as_u64())
+    }
+
+    /// When it was told, in nanoseconds, in a correction.
+    #[getter]
+    fn corrected_ns(&self) -> Option<u64> {
+        self.0.correction.map(|own| own.at.as_nanos())
+    }
+
+    /// GPU time the customer no longer pays for, in nanoseconds; 0 but in a correction.
+    #[getter]
+    fn usage_credit_ns(&self) -> u64 {
+        self.0.correction.map_or(0, |own| own.usage_credit.as_nanos())
+    }
+
+    /// GPU time that is no longer absorbed, in nanoseconds; 0 but in a correction.
+    #[getter]
+    fn absorbed_credit_ns(&self) -> u64 {
+        self.0.correction.map_or(0, |own| own.absorbed_credit.as_nanos())
+    }
+
+    /// What is given back in micro-units; 0 but in a correction.
+    #[getter]
+    fn charge_credit_micros(&self) -> u64 {
+        self.0.correction.map_or(0, |own| own.charge_credit.as_micros())
+    }
+
+    /// The same, a ``Decimal``.
+    #[getter]
+    fn charge_credit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        decimal(py, &self.0.correction.map_or(Money::ZERO, |own| own.charge_credit).to_string())
     }
 
     /// When the job was submitted, in nanoseconds.
@@ -177,6 +238,7 @@ impl PySettlement {
 
     fn __repr__(&self) -> String {
         let Settlement { number, job, customer, usage, charge, .. } = &self.0;
+        let charge = charge.map_or_else(|| "an unknown price".to_owned(), |charge| charge.to_string());
         format!("<Settlement {number} of {job}: {} pays {charge} for {usage} GPU-seconds>", quoted(customer))
     }
 }

@@ -18,6 +18,7 @@ use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
 use crate::spec::{PyFailure, PyUsage, RouteArg, usage_of};
 use crate::store::OutputArg;
+use crate::values::ToPy;
 use crate::words::In;
 
 /// Steps of a transaction, gathered to be done together.
@@ -113,16 +114,27 @@ impl PySteps {
         failure: &Bound<'_, PyFailure>,
         usage: Option<&Bound<'_, PyUsage>>,
     ) -> PyResult<()> {
-        let usage = usage.map_or_else(Usage::unmeasured, |usage| usage.get().0.clone());
+        let usage = owned(usage);
         self.push(py, Item::Leaf(Leaf::Fail { lease: lease.0, failure: failure.get().0.clone(), usage }))
     }
 
-    fn release(&self, py: Python<'_>, lease: LeaseArg) -> PyResult<()> {
-        self.push(py, Item::Leaf(Leaf::Release { lease: lease.0 }))
+    #[pyo3(signature = (lease, *, usage=None))]
+    fn release(&self, py: Python<'_>, lease: LeaseArg, usage: Option<&Bound<'_, PyUsage>>) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Release { lease: lease.0, usage: owned(usage) }))
     }
 
-    fn cancel(&self, py: Python<'_>, job: JobArg) -> PyResult<()> {
-        self.push(py, Item::Leaf(Leaf::Cancel { job: job.0 }))
+    #[pyo3(signature = (job, *, usage=None))]
+    fn cancel(&self, py: Python<'_>, job: JobArg, usage: Option<&Bound<'_, PyUsage>>) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Cancel { job: job.0, usage: owned(usage) }))
+    }
+
+    #[pyo3(signature = (lease, *, usage=None))]
+    fn cancel_lease(&self, py: Python<'_>, lease: LeaseArg, usage: Option<&Bound<'_, PyUsage>>) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::CancelLease { lease: lease.0, usage: owned(usage) }))
+    }
+
+    fn correct_usage(&self, py: Python<'_>, lease: LeaseArg, usage: &Bound<'_, PyUsage>) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::CorrectUsage { lease: lease.0, usage: usage.get().0.clone() }))
     }
 
     fn delete(&self, py: Python<'_>, job: JobArg) -> PyResult<()> {
@@ -192,7 +204,10 @@ impl PyGateway {
         let py = slf.py();
         let none = || Ok(py.None().into_bound(py));
         match reply {
-            Reply::Submitted { job } | Reply::Released { job } => Ok(PyJobId(job).into_pyobject(py)?.into_any()),
+            Reply::Submitted { job } | Reply::Released { job } | Reply::Cancelled { job } => {
+                Ok(PyJobId(job).into_pyobject(py)?.into_any())
+            }
+            Reply::Corrected(corrected) => corrected.to_py(py),
             Reply::Leased(lease) => Ok(PyLease::new(slf, lease, timed).into_pyobject(py)?.into_any()),
             Reply::Leases(leases) => Ok(PyList::new(py, Self::told(slf, leases, timed))?.into_any()),
             Reply::Extended { deadline } => Ok(deadline.as_nanos().into_pyobject(py)?.into_any()),
@@ -212,6 +227,10 @@ impl PyGateway {
     }
 }
 
+fn owned(usage: Option<&Bound<'_, PyUsage>>) -> Usage<'static> {
+    usage.map_or_else(Usage::unmeasured, |usage| usage.get().0.clone())
+}
+
 fn step(item: Item) -> Step<'static> {
     let leaf = match item {
         Item::All(leaves) => return Step::All(leaves),
@@ -226,8 +245,10 @@ fn step(item: Item) -> Step<'static> {
         Leaf::Progress { lease, progress_ppm } => Step::Progress { lease, progress_ppm },
         Leaf::Complete { lease, output, usage } => Step::Complete { lease, output, usage },
         Leaf::Fail { lease, failure, usage } => Step::Fail { lease, failure, usage },
-        Leaf::Release { lease } => Step::Release { lease },
-        Leaf::Cancel { job } => Step::Cancel { job },
+        Leaf::Release { lease, usage } => Step::Release { lease, usage },
+        Leaf::Cancel { job, usage } => Step::Cancel { job, usage },
+        Leaf::CancelLease { lease, usage } => Step::CancelLease { lease, usage },
+        Leaf::CorrectUsage { lease, usage } => Step::CorrectUsage { lease, usage },
         Leaf::Delete { job } => Step::Delete { job },
         // `Dispatch` is the only one left.
         _ => Step::Dispatch {},

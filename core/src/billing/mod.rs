@@ -13,4 +13,5 @@ pub use collector::{
 };
 pub use outbox::{Batch, Outbox, OutboxConfig};
 pub use prices::{Currency, Money, PRICES_MAX, Price, PriceBook};
-pub use usage::{DEVICE_LEN_MAX, DEVICES_MAX, DeviceUsage, Usage};
+pub(crate) use usage::{Capped, allowed};
+pub use usage::{DEVICE_LEN_MAX, DEVICES_MAX, DeviceUsage, Excess, Usage};

@@ -123,11 +123,11 @@ impl<'a> Usage<'a> {
         if self.is_measured() { self.total() } else { Ok(GpuNanos::from_nanos(elapsed.as_nanos())) }
     }
 
-    /// Checks the shape: the number of devices, their names, that each stands once, that the total fits 64 bits.
+    /// Checks the shape: the number of devices, their names, that each stands once.
     ///
     /// # Errors
     /// [`InputError::TooLong`] for more than [`DEVICES_MAX`] devices; [`InputError::Empty`], [`InputError::TooLong`] or
-    /// [`InputError::Character`] for a name; [`InputError::Repeated`]; [`InputError::Overflow`]; in that order.
+    /// [`InputError::Character`] for a name; [`InputError::Repeated`]; in that order.
     ///
     /// # Complexity
     /// O(n log n) in the number of devices, without allocation.
@@ -149,7 +149,7 @@ impl<'a> Usage<'a> {
                 return Err(InputError::Repeated { field: "devices" });
             }
         }
-        self.total().map(|_| ())
+        Ok(())
     }
 
     /// Checks the shape, and that no device worked longer than a call of `elapsed` can have kept it busy:
@@ -171,8 +171,7 @@ impl<'a> Usage<'a> {
 
     /// The second half of [`Usage::check`], for a usage whose shape has been checked.
     pub(crate) fn check_elapsed(&self, elapsed: Span, tolerance_ppm: u32, slack: Span) -> Result<(), BillingError> {
-        let allowed = u128::from(elapsed.as_nanos()) * (PPM + u128::from(tolerance_ppm)) / PPM;
-        let allowed_ns = u64::try_from(allowed).unwrap_or(u64::MAX).saturating_add(slack.as_nanos());
+        let allowed_ns = allowed(elapsed, tolerance_ppm, slack);
         // Every device within the limit implies the total within as many limits: no second check.
         for device in self.devices() {
             let used_ns = device.gpu_ns.as_nanos();
@@ -181,6 +180,24 @@ impl<'a> Usage<'a> {
             }
         }
         Ok(())
+    }
+
+    /// What is billed of it: of each device at most `each` nanoseconds, of all together at most `all`, the first devices
+    /// first. `keep` hears of each device what is billed of it.
+    pub(crate) fn cap(&self, each: u64, all: u64, mut keep: impl FnMut(&str, GpuNanos)) -> Capped {
+        let (mut reported, mut billed) = (0_u128, 0_u64);
+        for device in self.devices() {
+            let used = device.gpu_ns.as_nanos();
+            reported += u128::from(used);
+            let share = used.min(each).min(all - billed);
+            billed += share;
+            keep(&device.device, GpuNanos::from_nanos(share));
+        }
+        Capped {
+            reported: GpuNanos::from_nanos(u64::try_from(reported).unwrap_or(u64::MAX)),
+            billed: GpuNanos::from_nanos(billed),
+            capped: reported > u128::from(billed),
+        }
     }
 
     /// The response metadata: `x-gpu-seconds`, a canonical decimal, and `x-gpu-device`, the names joined by commas.
@@ -227,6 +244,37 @@ impl<'a> Usage<'a> {
             rest: self.rest.into_iter().map(DeviceUsage::into_owned).collect(),
         }
     }
+}
+
+/// What was measured, and what of it is billed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Capped {
+    pub(crate) reported: GpuNanos,
+    pub(crate) billed: GpuNanos,
+    pub(crate) capped: bool,
+}
+
+/// What becomes of a usage beyond what its devices can have worked: a GPU's clock that runs ahead, a host's clock that was
+/// set back, a unit that was mistaken.
+///
+/// ```
+/// use libgateway::{BillingPolicy, Excess};
+/// assert_eq!(BillingPolicy::default().excess, Excess::Cap);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Excess {
+    /// The result is taken; what was possible is billed, what was reported is told beside it.
+    #[default]
+    Cap,
+    /// The result is refused, and may be told again with another figure.
+    Refuse,
+}
+
+/// How long a device can have worked within a call of `elapsed`, in nanoseconds.
+pub(crate) fn allowed(elapsed: Span, tolerance_ppm: u32, slack: Span) -> u64 {
+    let allowed = u128::from(elapsed.as_nanos()) * (PPM + u128::from(tolerance_ppm)) / PPM;
+    u64::try_from(allowed).unwrap_or(u64::MAX).saturating_add(slack.as_nanos())
 }
 
 impl DeviceUsage<'_> {
@@ -331,6 +379,27 @@ mod tests {
     }
 
     #[test]
+    fn a_cap_takes_from_each_device_and_then_from_the_last_ones() {
+        let usage = Usage::gpu(GpuNanos::from_nanos(50), "a")
+            .and_gpu(GpuNanos::from_nanos(10), "b")
+            .and_gpu(GpuNanos::from_nanos(70), "c");
+        for (each, all, billed) in [
+            (100, 200, [50, 10, 70]),
+            (70, 130, [50, 10, 70]),
+            (40, 200, [40, 10, 40]),
+            (40, 60, [40, 10, 10]),
+            (0, 9, [0, 0, 0]),
+        ] {
+            let mut kept = Vec::new();
+            let capped = usage.cap(each, all, |name, gpu| kept.push((name.to_string(), gpu.as_nanos())));
+            let names = ["a", "b", "c"].map(ToString::to_string);
+            assert_eq!(kept, names.into_iter().zip(billed).collect::<Vec<_>>());
+            let sum: u64 = billed.iter().sum();
+            assert_eq!((capped.reported.as_nanos(), capped.billed.as_nanos(), capped.capped), (130, sum, sum < 130));
+        }
+    }
+
+    #[test]
     fn the_uptime_of_a_machine_is_no_usage() {
         // The end of a range was billed without its start: a machine up for 30 days charged 30 days for a picture.
         let uptime = Usage::gpu(GpuNanos::from_secs(30 * 86_400), "GPU-8f2c");
@@ -344,7 +413,11 @@ mod tests {
         assert!(all.check(Span::ZERO, u32::MAX, Span::ZERO).is_err());
         let two = all.and_gpu(GpuNanos::from_nanos(1), "b");
         assert_eq!(two.total(), Err(InputError::Overflow { field: "usage" }));
-        assert_eq!(two.validate(), Err(InputError::Overflow { field: "usage" }));
+        assert_eq!(two.validate(), Ok(()));
+        assert_eq!(
+            two.cap(u64::MAX, u64::MAX, |_, _| {}),
+            Capped { reported: GpuNanos::from_nanos(u64::MAX), billed: GpuNanos::from_nanos(u64::MAX), capped: true }
+        );
         assert!(two.headers().is_err());
         assert_eq!(Usage::unmeasured().check(Span::ZERO, 0, Span::ZERO), Ok(()));
     }

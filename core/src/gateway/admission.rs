@@ -20,8 +20,8 @@ use super::settlement::Spent;
 use super::state::State;
 use crate::backend::{Verdict, check_range};
 use crate::billing::Usage;
-use crate::error::{Full, InputError, JobError, SubmitError};
-use crate::id::{JobId, NAME_LEN_MAX, check_name};
+use crate::error::{Full, InputError, JobError, LeaseError, SubmitError};
+use crate::id::{JobId, LeaseId, NAME_LEN_MAX, check_name};
 use crate::job::{
     CancelReason, Content, Extra, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts,
 };
@@ -268,12 +268,20 @@ impl State {
         Ok(RouteFound::New(RouteRecord::new(order, family, route.backend(), route.model().into())))
     }
 
-    /// Gives a job up. Ends its lease if it has one.
-    pub(crate) fn cancel(&mut self, id: JobId) -> Result<(), JobError> {
+    /// Gives a job up. Ends its lease if it has one, to which the usage is then billed.
+    pub(crate) fn cancel(&mut self, id: JobId, usage: &Usage<'_>) -> Result<(), JobError> {
         let slot = self.jobs.find(id).ok_or(JobError::UnknownJob { job: id })?;
-        match self.jobs[slot].hot.state {
-            JobState::Queued => self.give_up_queued(slot, CancelReason::Requested),
-            JobState::Running => self.give_up_running(slot, CancelReason::Requested),
+        let hot = self.jobs[slot].hot;
+        match hot.state {
+            JobState::Queued => {
+                usage.validate()?;
+                self.give_up_queued(slot, CancelReason::Requested);
+            }
+            JobState::Running => {
+                let lease = self.pool.lease_record(hot.lease).copied();
+                lease.map_or(Ok(()), |lease| self.check_usage(&lease, usage))?;
+                self.give_up_running(slot, CancelReason::Requested, usage);
+            }
             state => return Err(JobError::Ended { job: id, state: state.as_str() }),
         }
         Ok(())
@@ -284,9 +292,18 @@ impl State {
         self.finish(slot, Outcome::Cancelled(reason), Spent::nothing());
     }
 
-    fn give_up_running(&mut self, slot: u32, reason: CancelReason) {
+    /// Gives up the job of a live lease.
+    pub(crate) fn cancel_lease(&mut self, id: LeaseId, usage: &Usage<'_>) -> Result<JobId, LeaseError> {
+        let (slot, lease) = self.live_lease(id)?;
+        self.check_usage(&lease, usage)?;
+        let job = self.jobs[slot].id;
+        self.give_up_running(slot, CancelReason::Requested, usage);
+        Ok(job)
+    }
+
+    fn give_up_running(&mut self, slot: u32, reason: CancelReason, usage: &Usage<'_>) {
         let payer = self.config.billing.cancelled;
-        if let Some(spent) = self.end_attempt(slot, Verdict::Neutral, &Usage::unmeasured(), payer) {
+        if let Some(spent) = self.end_attempt(slot, Verdict::Neutral, usage, payer) {
             self.finish(slot, Outcome::Cancelled(reason), spent);
         }
     }

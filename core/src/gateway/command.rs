@@ -14,6 +14,7 @@ use super::Gateway;
 use super::admission::Submit;
 use super::config::CustomerPolicy;
 use super::dispatch::{Dispatch, Lease};
+use super::late::Corrected;
 use super::lifecycle::{AfterFailure, Failure, Settled};
 use super::route::Route;
 use super::settlement::Settlement;
@@ -231,15 +232,36 @@ commands! {
         #[serde(default)]
         usage: Usage<'a>,
     },
-    /// Takes a lease back unused.
+    /// Takes a lease back.
     Release {
         /// The lease.
         lease: LeaseId,
+        /// What it used; none where nothing was measured.
+        #[serde(default)]
+        usage: Usage<'a>,
     },
     /// Gives a job up.
     Cancel {
         /// The job.
         job: JobId,
+        /// What its lease used, if it has one; none where nothing was measured.
+        #[serde(default)]
+        usage: Usage<'a>,
+    },
+    /// Gives up the job of a live lease.
+    CancelLease {
+        /// The lease.
+        lease: LeaseId,
+        /// What it used; none where nothing was measured.
+        #[serde(default)]
+        usage: Usage<'a>,
+    },
+    /// Tells what a lease used that has ended.
+    CorrectUsage {
+        /// The lease.
+        lease: LeaseId,
+        /// What it used.
+        usage: Usage<'a>,
     },
     /// Removes the record of a job that has ended.
     Delete {
@@ -286,6 +308,13 @@ pub enum Reply {
         /// Its id.
         job: JobId,
     },
+    /// The job of the lease was given up.
+    Cancelled {
+        /// Its id.
+        job: JobId,
+    },
+    /// The usage stands in the books.
+    Corrected(Corrected),
     /// It is done, and there is no more to say.
     Done {},
     /// What was due is handled.
@@ -496,8 +525,12 @@ impl State {
                 Reply::of(self.complete(lease, output, &usage), Reply::Completed)
             }
             Leaf::Fail { lease, failure, usage } => Reply::of(self.fail(lease, failure, &usage), Reply::Failed),
-            Leaf::Release { lease } => Reply::of(self.give_back(lease), |job| Reply::Released { job }),
-            Leaf::Cancel { job } => Reply::done(self.cancel(job)),
+            Leaf::Release { lease, usage } => Reply::of(self.give_back(lease, &usage), |job| Reply::Released { job }),
+            Leaf::Cancel { job, usage } => Reply::done(self.cancel(job, &usage)),
+            Leaf::CancelLease { lease, usage } => {
+                Reply::of(self.cancel_lease(lease, &usage), |job| Reply::Cancelled { job })
+            }
+            Leaf::CorrectUsage { lease, usage } => Reply::of(self.correct_usage(lease, &usage), Reply::Corrected),
             Leaf::Delete { job } => Reply::done(self.delete(job)),
         }
     }

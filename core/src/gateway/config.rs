@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backend::check_range;
 use crate::backoff::{Backoff, BackoffConfig};
+use crate::billing::Excess;
 use crate::breaker::{CircuitBreaker, CircuitBreakerConfig};
 use crate::error::InputError;
 use crate::id::{NAME_LEN_MAX, check_name};
@@ -49,7 +50,8 @@ pub struct GatewayConfig {
     pub breaker: CircuitBreakerConfig,
     /// Who pays for what.
     pub billing: BillingPolicy,
-    /// Jobs that have not ended, and settlements the host has not confirmed, together.
+    /// Jobs that have not ended, and settlements the host has not confirmed, together. A host without billing switches
+    /// the latter off by [`BillingPolicy::settlements`].
     pub jobs_max: u32,
     /// Longest payload in bytes.
     pub payload_len_max: u32,
@@ -112,7 +114,15 @@ pub enum Payer {
     House,
 }
 
-/// Who pays for what. A delivered job is paid by its customer, always.
+/// Who pays for what, and what is believed. A delivered job is paid by its customer, always.
+///
+/// ```
+/// use libgateway::{BillingPolicy, Excess, GatewayConfig, Payer};
+/// // Lost work is paid for, a measurement that cannot be is refused, and nobody reads settlements.
+/// let billing = BillingPolicy::default().lost(Payer::Customer).excess(Excess::Refuse).settlements(false);
+/// assert!(GatewayConfig::default().billing(billing).check().is_ok());
+/// assert_eq!((billing.cancelled, billing.released), (Payer::Customer, Payer::House));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 #[non_exhaustive]
@@ -123,10 +133,25 @@ pub struct BillingPolicy {
     pub lost: Payer,
     /// An attempt that ran when its job was cancelled. Default: the customer, who asked for the GPU until then.
     pub cancelled: Payer,
-    /// How much more than the lease's time a device may report, in parts per million: clocks drift.
+    /// An attempt whose worker gave its lease back. Default: the house.
+    pub released: Payer,
+    /// How much more than the lease's time a device may report, in parts per million: clocks drift. Default 10 000.
     pub tolerance_ppm: u32,
-    /// And this much on top.
+    /// And this much on top. Default 100 ms.
     pub slack: Span,
+    /// What becomes of a usage beyond that, or of more devices than the backend has. Default: the result is taken, and
+    /// what was possible is billed.
+    pub excess: Excess,
+    /// Whether an attempt that was not measured counts all devices of its backend: 10 s on four GPUs are 40 s of GPU
+    /// time. Otherwise it counts one. Default: all.
+    pub unmeasured_devices: bool,
+    /// How long after its end a lease may be told what it used; zero: not at all. Default 1 h.
+    pub late_usage_for: Span,
+    /// And at most so many leases; beyond that the oldest can no longer be told. Default 100 000.
+    pub late_usage_max: u32,
+    /// Whether settlements are kept for the host. Without, nothing waits to be confirmed and nothing counts against
+    /// `jobs_max`; charges are still summed. Default: they are kept.
+    pub settlements: bool,
 }
 
 impl Default for GatewayConfig {
@@ -173,8 +198,14 @@ impl Default for BillingPolicy {
             failed: Payer::House,
             lost: Payer::House,
             cancelled: Payer::Customer,
+            released: Payer::House,
             tolerance_ppm: 10_000,
             slack: Span::from_millis(100),
+            excess: Excess::Cap,
+            unmeasured_devices: true,
+            late_usage_for: Span::from_secs(3_600),
+            late_usage_max: 100_000,
+            settlements: true,
         }
     }
 }
@@ -319,6 +350,18 @@ impl BillingPolicy {
         lost: Payer,
         /// Sets [`BillingPolicy::cancelled`].
         cancelled: Payer,
+        /// Sets [`BillingPolicy::released`].
+        released: Payer,
+        /// Sets [`BillingPolicy::excess`].
+        excess: Excess,
+        /// Sets [`BillingPolicy::unmeasured_devices`].
+        unmeasured_devices: bool,
+        /// Sets [`BillingPolicy::late_usage_for`].
+        late_usage_for: Span,
+        /// Sets [`BillingPolicy::late_usage_max`].
+        late_usage_max: u32,
+        /// Sets [`BillingPolicy::settlements`].
+        settlements: bool,
         /// Sets [`BillingPolicy::tolerance_ppm`].
         tolerance_ppm: u32,
         /// Sets [`BillingPolicy::slack`].

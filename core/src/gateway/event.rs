@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Gateway;
 use crate::id::JobId;
 use crate::job::{JobState, Outcome};
-use crate::time::{Span, Timestamp};
+use crate::time::{GpuNanos, Span, Timestamp};
 
 /// One thing that happened. Events are numbered from 1 without gaps; a host that fetches them too late finds the number
 /// of the first it gets higher than it expected.
@@ -44,6 +44,17 @@ pub enum EventKind {
     Forgotten(JobId),
     /// A reading of the host's clock was so far ahead that it was not believed.
     ClockLeapt(Span),
+    /// More was reported of an attempt than its devices can have worked; what was possible is billed.
+    UsageCapped {
+        /// The job.
+        job: JobId,
+        /// GPU time reported.
+        reported: GpuNanos,
+        /// GPU time billed or absorbed.
+        billed: GpuNanos,
+    },
+    /// A settled job comes to something else: the usage of one of its leases was told late.
+    Corrected(JobId),
 }
 
 /// Watches one job: its present state first, then only changes, and always an end.

@@ -208,7 +208,7 @@ impl State {
     /// Lets go of settlements the host has kept safe.
     pub(crate) fn confirm_settlements(&mut self, batch: Batch) -> Result<u32, OutboxError> {
         let named: Vec<(u32, u32)> = match self.outbox.entries(batch) {
-            Ok(entries) => entries.map(|(_, record)| (record.customer, record.route)).collect(),
+            Ok(entries) => entries.filter_map(|(_, record)| record.party.known()).collect(),
             Err(_) => Vec::new(),
         };
         let count = self.outbox.confirm(batch)?;

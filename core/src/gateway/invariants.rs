@@ -88,7 +88,8 @@ impl Gateway {
             assert_eq!(record.queued, of(JobState::Queued), "queued of {name}");
             assert_eq!(record.running, of(JobState::Running), "running of {name}");
             let jobs = state.jobs.iter().filter(|(_, job)| job.customer == customer).count();
-            let owed = state.outbox.iter().filter(|record| record.customer == customer).count();
+            let owed =
+                state.outbox.iter().filter_map(|own| own.party.known()).filter(|known| known.0 == customer).count();
             assert_eq!(record.refs as usize, jobs + owed, "references to {name}");
             let policy = state.policy(customer);
             if let Some(rate) = policy.rate {
@@ -101,13 +102,13 @@ impl Gateway {
         }
         for (route, name, record) in state.table.routes.iter() {
             let jobs = state.jobs.iter().filter(|(_, job)| job.route == route).count();
-            let owed = state.outbox.iter().filter(|record| record.route == route).count();
+            let owed = state.outbox.iter().filter_map(|own| own.party.known()).filter(|known| known.1 == route).count();
             assert_eq!(record.refs as usize, jobs + owed, "references to {name}");
         }
         let counters = &state.scalars.counters;
         let ended = counters.completed + counters.errors + counters.cancelled;
         assert_eq!(counters.submitted, u64::from(state.jobs.live()) + ended, "each job is live or has ended once");
-        assert_eq!(ended, state.outbox.pushed_total(), "each ended job has exactly one settlement");
+        self.check_settlements(ended);
         assert_eq!(
             ended,
             u64::from(state.jobs.terminal()) + counters.forgotten,
@@ -115,6 +116,27 @@ impl Gateway {
         );
         let room = state.config.jobs_max as usize;
         assert!(state.jobs.live() as usize + state.outbox.len() <= room, "there is room for every settlement to come");
+    }
+
+    /// Each ended job has exactly one first settlement; every other one is a correction of one before it.
+    fn check_settlements(&self, ended: u64) {
+        let state = &self.state;
+        let kept = if state.config.billing.settlements { ended } else { 0 };
+        let corrections = state.outbox.pushed_total().checked_sub(kept);
+        let told = state.scalars.counters.corrections;
+        assert!(corrections.is_some_and(|count| count <= told), "each ended job has exactly one first settlement");
+        assert!(corrections == Some(told) || kept == 0, "each correction has an entry");
+        let standing = state.outbox.iter().filter(|own| own.correction.is_some() != own.party.known().is_none());
+        assert_eq!(standing.count(), 0, "corrections are told by name, first settlements by number");
+        state.late.check_invariants();
+        assert!(state.late.len() <= state.config.billing.late_usage_max as usize, "leases to be told of are bounded");
+        for own in state.late.iter() {
+            assert!(state.pool.find_lease(own.lease).is_none(), "a live lease has not ended");
+            assert!(own.ended + state.config.billing.late_usage_for > state.now, "no lease is kept beyond its time");
+            let job = state.jobs.find(own.job).filter(|slot| state.jobs[*slot].key.sequence() == own.sequence);
+            let live = job.is_some_and(|slot| !state.jobs[slot].hot.state.is_terminal());
+            assert_eq!(own.settled.is_none(), live, "a lease of {} is settled with its job", own.job);
+        }
     }
 
     fn check_timers(&self) {

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::config::Payer;
 use super::event::EventKind;
-use super::settlement::Spent;
+use super::late::UsageError;
+use super::settlement::{Bill, Spent};
 use super::state::State;
 use crate::backend::{LeaseRecord, Verdict};
 use crate::backoff::Retry;
@@ -54,10 +55,14 @@ pub struct Failure {
 pub struct Settled {
     /// The job.
     pub job: JobId,
+    /// GPU time that was reported of the attempts the customer pays for.
+    pub reported: GpuNanos,
     /// GPU time the customer pays for.
     pub usage: GpuNanos,
-    /// What it costs; zero where the book has no price.
-    pub charge: Money,
+    /// Whether less was billed or absorbed than was reported.
+    pub capped: bool,
+    /// What it costs; `None` where the book has no price: then that is not known.
+    pub charge: Option<Money>,
 }
 
 /// What becomes of a job whose attempt failed.
@@ -112,21 +117,14 @@ impl State {
         output.check()?;
         self.check_len("output", output.len())?;
         self.check_usage(&lease, usage)?;
-        let job = &self.jobs[slot];
-        let (customer, route) = (job.customer, job.route);
-        let billed = usage.billed(self.now.since(lease.granted))?;
-        let earlier = job.extra.as_ref().map_or(0, |extra| extra.billable);
-        let total = billed.checked_add(GpuNanos::from_nanos(earlier)).ok_or(InputError::Overflow { field: "usage" })?;
-        let (price, _) = self.price_of(customer, route);
-        let charge = price.charge(total)?.unwrap_or(Money::ZERO);
-
         let Some(spent) = self.end_attempt(slot, Verdict::Success, usage, Payer::Customer) else {
             return Err(LeaseError::Superseded { lease: id.as_u64() });
         };
         self.learn(slot, spent.gpu);
         let job = self.jobs[slot].id;
+        let Bill { reported, usage, capped, charge, .. } = self.bill(slot, &spent);
         self.finish(slot, Outcome::Complete(output), spent);
-        Ok(Settled { job, usage: total, charge })
+        Ok(Settled { job, reported, usage, capped, charge })
     }
 
     pub(crate) fn fail(
@@ -199,7 +197,7 @@ impl State {
         self.remember_failure(slot, backend, first);
         self.edit_extra(slot, |extra| extra.losses = losses);
         self.requeue(slot);
-        AfterFailure::Retry { at: self.now }
+        AfterFailure::Retry { at: self.to_host(self.now) }
     }
 
     /// The backend that a job runs on, by its order of declaration.
@@ -219,10 +217,14 @@ impl State {
         });
     }
 
-    /// Gives a lease back unused.
-    pub(crate) fn give_back(&mut self, id: LeaseId) -> Result<JobId, LeaseError> {
-        let (slot, _) = self.live_lease(id)?;
-        self.end_attempt(slot, Verdict::Neutral, &Usage::unmeasured(), Payer::House);
+    /// Gives a lease back; the job goes on as if it had not been granted, but for what was used.
+    pub(crate) fn give_back(&mut self, id: LeaseId, usage: &Usage<'_>) -> Result<JobId, LeaseError> {
+        let (slot, lease) = self.live_lease(id)?;
+        self.check_usage(&lease, usage)?;
+        let payer = self.config.billing.released;
+        if let Some(spent) = self.end_attempt(slot, Verdict::Neutral, usage, payer) {
+            self.keep_spent(slot, &spent, None);
+        }
         self.requeue(slot);
         Ok(self.jobs[slot].id)
     }
@@ -265,9 +267,7 @@ impl State {
         let mut hot = self.jobs[slot].hot;
         hot.lease = NO_LEASE;
         self.set_hot(slot, hot);
-        let backend = self.pool.name(lease.backend).clone();
-        let elapsed = self.now.since(lease.granted);
-        let spent = Spent::of(usage, elapsed, payer, backend, |device| self.pool.device_name(lease.backend, device));
+        let spent = self.spend(slot, &lease, usage, payer);
         self.charge(slot, lease.charge, spent.gpu);
         Some(spent)
     }
@@ -347,6 +347,7 @@ impl State {
                 Payer::Customer => extra.billable = extra.billable.saturating_add(gpu),
                 Payer::House => extra.absorbed = extra.absorbed.saturating_add(gpu),
             }
+            spent.keep(&mut extra.earlier);
             if failure.is_some() {
                 extra.failure = failure;
             }
@@ -364,18 +365,10 @@ impl State {
         self.table.routes[route].service = GpuNanos::from_nanos(mean);
     }
 
-    fn check_usage(&self, lease: &LeaseRecord, usage: &Usage<'_>) -> Result<(), LeaseError> {
-        if !usage.is_measured() {
-            return Ok(());
-        }
-        let billing = &self.config.billing;
-        usage.check(self.now.since(lease.granted), billing.tolerance_ppm, billing.slack)?;
+    pub(crate) fn check_usage(&self, lease: &LeaseRecord, usage: &Usage<'_>) -> Result<(), UsageError> {
+        usage.validate()?;
         let devices = self.pool.entry(lease.backend).spec.devices;
-        if usage.device_count() > devices as usize {
-            let (len, max) = (usage.device_count(), devices as usize);
-            return Err(InputError::TooLong { field: "devices", len, max }.into());
-        }
-        Ok(())
+        self.check_excess(usage, self.now.since(lease.granted), devices)
     }
 
     fn check_len(&self, field: &'static str, len: usize) -> Result<(), InputError> {

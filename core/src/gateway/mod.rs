@@ -8,6 +8,7 @@ mod event;
 mod fleet;
 #[cfg(any(test, feature = "testing"))]
 mod invariants;
+mod late;
 mod lifecycle;
 mod parked;
 #[cfg(feature = "testing")]
@@ -33,11 +34,12 @@ pub use command::{Command, Entry, Leaf, Reply, Step, TakenSettlements};
 pub use config::{BillingPolicy, CustomerPolicy, GatewayConfig, Payer};
 pub use dispatch::{Dispatch, Lease};
 pub use event::{Event, EventKind, Watch, WatchEvent, WatchStep};
+pub use late::Corrected;
 pub use lifecycle::{AfterFailure, Failure, Settled};
 #[cfg(feature = "testing")]
 pub use plant::Plant;
 pub use route::Route;
-pub use settlement::{DeviceTime, Settlement};
+pub use settlement::{Correction, DeviceTime, Settlement};
 pub use snapshot::Digest;
 pub use state::Counters;
 pub use tick::Advance;
@@ -56,6 +58,7 @@ use crate::registry::Registry;
 use crate::time::{Clock, Timestamp};
 use crate::timers::Timers;
 use event::EventLog;
+use late::LateLeases;
 use parked::Parked;
 use route::RouteTable;
 use state::{Scalars, State};
@@ -210,8 +213,9 @@ impl Gateway {
     ///
     /// # Errors
     /// [`LeaseError::Superseded`] and [`LeaseError::UnknownLease`] come first; then [`LeaseError::Input`] for an empty or
-    /// over-long output and a malformed usage; then [`LeaseError::Billing`] for usage beyond what the devices could have
-    /// done since the lease was granted.
+    /// over-long output and a malformed usage. Usage beyond what the devices can have done since the lease was granted is
+    /// taken: what was possible is billed, and the answer, the settlement, an event and a counter say so. Only where
+    /// [`BillingPolicy::excess`] is to refuse, it is [`LeaseError::Billing`], or [`LeaseError::Input`] for too many devices.
     pub fn complete(
         &mut self,
         now: Timestamp,
@@ -236,20 +240,93 @@ impl Gateway {
         self.run(now, |state| state.fail(lease, failure, &usage))
     }
 
-    /// Takes a lease back unused. The job returns to its old place at once.
+    /// Takes a lease back: its worker cannot go on. The job returns to its old place at once. What the lease took is paid
+    /// for by [`BillingPolicy::released`], which is the house by default; [`Gateway::release_with`] says what was used.
     ///
     /// # Errors
     /// As [`Gateway::heartbeat`].
     pub fn release(&mut self, now: Timestamp, lease: LeaseId) -> Result<JobId, LeaseError> {
-        self.run(now, |state| state.give_back(lease))
+        self.release_with(now, lease, Usage::unmeasured())
     }
 
-    /// Gives a job up, waiting or running. A running one's lease ends: its worker hears so at its next word.
+    /// The same with what the lease used.
+    ///
+    /// # Errors
+    /// As [`Gateway::heartbeat`], then as [`Gateway::complete`] for the usage.
+    pub fn release_with(&mut self, now: Timestamp, lease: LeaseId, usage: Usage<'_>) -> Result<JobId, LeaseError> {
+        self.run(now, |state| state.give_back(lease, &usage))
+    }
+
+    /// Gives a job up, waiting or running. A running one's lease ends: its worker hears so at its next word. The time of
+    /// that lease is paid for by [`BillingPolicy::cancelled`]; [`Gateway::cancel_with`] says what was used.
     ///
     /// # Errors
     /// [`JobError::UnknownJob`]; [`JobError::Ended`].
     pub fn cancel(&mut self, now: Timestamp, job: JobId) -> Result<(), JobError> {
-        self.run(now, |state| state.cancel(job))
+        self.cancel_with(now, job, Usage::unmeasured())
+    }
+
+    /// The same with what its lease used. A job that waits has no lease: what an earlier one used is told by
+    /// [`Gateway::correct_usage`].
+    ///
+    /// # Errors
+    /// As [`Gateway::cancel`]; then [`JobError::Input`] for a malformed usage, and [`JobError::Billing`] where the policy
+    /// is to refuse what cannot be.
+    pub fn cancel_with(&mut self, now: Timestamp, job: JobId, usage: Usage<'_>) -> Result<(), JobError> {
+        self.run(now, |state| state.cancel(job, &usage))
+    }
+
+    /// Gives up the job of a live lease: its worker says that nobody waits for the result any more. Unlike
+    /// [`Gateway::cancel`] it does nothing to a job that has gone on to another worker.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, Dispatch, Gateway, GatewayConfig, GpuNanos, JobId, Route, Submit, Timestamp, Usage};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("llm-1", BackendKind::Torch).serves("text", "llama", ["70b"]))?;
+    /// gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", Route::parse("text/llama/70b/t2t")?))?;
+    /// let Dispatch::Lease(lease) = gateway.dispatch(now) else { panic!() };
+    /// // The client leaves in the middle of its stream, after 3 s.
+    /// let later = Timestamp::from_secs(4);
+    /// gateway.cancel_lease(later, lease.id, Usage::gpu(GpuNanos::from_millis(2_800), "GPU-8f2c"))?;
+    /// let taken = gateway.take_settlements(later, 10).ok_or(libgateway::error::InputError::Empty { field: "outbox" })?;
+    /// assert_eq!(taken.settlements[0].usage, GpuNanos::from_millis(2_800));
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Gateway::release_with`].
+    pub fn cancel_lease(&mut self, now: Timestamp, lease: LeaseId, usage: Usage<'_>) -> Result<JobId, LeaseError> {
+        self.run(now, |state| state.cancel_lease(lease, &usage))
+    }
+
+    /// Takes what a lease used that has ended: all of it, in the place of what was billed for it before. Where its job is
+    /// settled, the difference is a settlement of its own (see [`Settlement::correction`]); until then it is part of the
+    /// settlement to come. Who pays stays as it was. Telling the same again changes nothing.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, Dispatch, Gateway, GatewayConfig, GpuNanos, JobId, Output, Route, Submit, Timestamp, Usage};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]))?;
+    /// gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", Route::parse("image/flux/dev/t2i")?))?;
+    /// let Dispatch::Lease(lease) = gateway.dispatch(now) else { panic!() };
+    /// let later = Timestamp::from_secs(4);
+    /// gateway.complete(later, lease.id, Output::url("https://cdn/1.webp"), Usage::unmeasured())?; // 3 s
+    /// // The profiler's figures come when the picture has long been delivered.
+    /// let usage = Usage::gpu(GpuNanos::from_millis(2_800), "GPU-8f2c");
+    /// let corrected = gateway.correct_usage(Timestamp::from_secs(60), lease.id, usage)?;
+    /// assert_eq!((corrected.settlement, corrected.billed), (Some(2), GpuNanos::from_millis(2_800)));
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// In this order: [`LeaseError::StillLive`]: it comes with the lease's result; [`LeaseError::UnknownLease`];
+    /// [`LeaseError::Input`] for a malformed usage or none; [`LeaseError::TooLate`] from
+    /// [`BillingPolicy::late_usage_for`] on; [`LeaseError::Billing`] where the policy is to refuse what cannot be;
+    /// [`LeaseError::Full`] without room for the entry: confirm settlements, and tell it again.
+    pub fn correct_usage(&mut self, now: Timestamp, lease: LeaseId, usage: Usage<'_>) -> Result<Corrected, LeaseError> {
+        self.run(now, |state| state.correct_usage(lease, &usage))
     }
 
     /// Removes the record of a job that has ended. Its settlement stays.
@@ -447,6 +524,7 @@ impl State {
             customer_timers: Timers::new(),
             backend_timers: Timers::new(),
             outbox: Outbox::new(outbox)?,
+            late: LateLeases::new(config.seed),
             prices: PriceBook::new(0, "USD")?,
             backoff: Backoff::new(config.backoff.seed(config.seed))?,
             events: EventLog::new(config.events_max),

@@ -10,15 +10,16 @@ use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use super::late::LateLease;
 use super::route::RouteRecord;
-use super::settlement::SettlementRecord;
+use super::settlement::{Party, SettlementRecord};
 use super::snapshot::{
-    BackendBody, Body, CustomerBody, FamilyBody, JobBody, LeaseBody, RouteBody, SettlementBody, ShareBody,
+    BackendBody, Body, CustomerBody, FamilyBody, JobBody, LeaseBody, PartyBody, RouteBody, SettlementBody, ShareBody,
 };
 use super::state::State;
 use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
-use crate::id::LeaseId;
+use crate::id::{LeaseId, NAME_LEN_MAX, check_name};
 use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, NO_LEASE};
 use crate::queue::{Entrant, Key, LANES, SEQUENCE_MAX, TAG_MAX};
 use crate::time::Timestamp;
@@ -36,7 +37,7 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
     state.pool.next_order = *next_backend;
     state.table.next_order = *next_route;
     state.events.next = *next_event;
-    let Body { families, backends, routes, customers, shares, jobs, retained, leases, outbox, prices, .. } = body;
+    let Body { families, backends, routes, customers, shares, jobs, retained, leases, outbox, late, prices, .. } = body;
     state.prices = prices;
 
     let mut builder = Builder {
@@ -57,6 +58,7 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
     builder.places()?;
     builder.retained(retained)?;
     builder.outbox(&outbox)?;
+    builder.late(late)?;
     builder.tallies()?;
     builder.finish()
 }
@@ -69,7 +71,8 @@ fn check_numbers(body: &Body) -> Check {
     ensure((1..=NUMBER_MAX).contains(next_event) && scalars.customer <= NUMBER_MAX, "numbers")?;
     ensure(scalars.sequence <= SEQUENCE_MAX / 2 && *next_backend <= u32::MAX / 2, "numbers")?;
     ensure(scalars.counters.all().into_iter().all(|count| count <= NUMBER_MAX), "counters")?;
-    ensure(scalars.charged_micros <= u128::MAX / 2, "charged")
+    let sums = [scalars.charged_micros, scalars.credited_micros, scalars.unpriced_ns];
+    ensure(sums.into_iter().all(|sum| sum <= u128::MAX / 2), "charged")
 }
 
 /// A state that grows, with the numbers in memory of the records of the body.
@@ -222,6 +225,7 @@ impl Builder {
                 failure: extra.failure,
                 first_started: extra.first_started,
                 failed_on: extra.failed_on,
+                earlier: extra.earlier,
             })
         });
         Ok(Job {
@@ -334,19 +338,62 @@ impl Builder {
     fn outbox(&mut self, outbox: &crate::billing::Outbox<SettlementBody>) -> Check {
         ensure(outbox.config() == self.state.outbox.config(), "outbox")?;
         let (customers, routes) = (self.customers.len(), self.routes.len());
-        ensure(
-            outbox.iter().all(|own| (own.customer as usize) < customers && (own.route as usize) < routes),
-            "outbox",
-        )?;
+        let fits = |own: &SettlementBody| match own.party {
+            PartyBody::Known { customer, route } => {
+                (customer as usize) < customers && (route as usize) < routes && own.correction.is_none()
+            }
+            PartyBody::Named { .. } => own.correction.is_some(),
+        };
+        ensure(outbox.iter().all(fits), "outbox")?;
         let room = u64::from(self.state.config.jobs_max);
         ensure(u64::from(self.state.jobs.live()) + outbox.len() as u64 <= room, "outbox")?;
         for own in outbox.iter() {
-            let (customer, route) = (self.customers[own.customer as usize], self.routes[own.route as usize]);
-            self.state.refer(customer, route);
+            if let PartyBody::Known { customer, route } = own.party {
+                self.state.refer(self.customers[customer as usize], self.routes[route as usize]);
+            }
         }
         let (customers, routes) = (&self.customers, &self.routes);
         self.state.outbox = outbox.map(|own| settlement(own, customers, routes));
         Ok(())
+    }
+
+    /// Ended leases whose usage may still be told: each stands once, behind those that ended before it, and is settled
+    /// exactly if its job is no longer live.
+    fn late(&mut self, late: Vec<LateLease>) -> Check {
+        let state = &mut self.state;
+        let policy = &state.config.billing;
+        ensure(late.len() <= policy.late_usage_max as usize, "late usage")?;
+        let (mut before, mut owned) = (Timestamp::EPOCH, 0);
+        for own in late {
+            let number = state.late.len() as u64;
+            let in_time = own.ended <= state.now && own.ended + policy.late_usage_for > state.now;
+            ensure(in_time && own.ended >= before && own.granted <= own.ended, "late usage")?;
+            before = own.ended;
+            let id = own.lease;
+            let known = (1..state.pool.next_lease).contains(&id.as_u64());
+            ensure(known && state.pool.find_lease(id).is_none() && state.late.find(id).is_none(), "late usage")?;
+            ensure(own.earlier.is_none_or(|earlier| earlier < number), "late usage")?;
+            let of_it = |earlier: u64| state.late.get(earlier).is_some_and(|other| other.sequence == own.sequence);
+            ensure(own.earlier.is_none_or(of_it), "late usage")?;
+            ensure(check_name("customer", &own.customer, NAME_LEN_MAX).is_ok(), "late usage")?;
+            let slot = state.jobs.find(own.job).filter(|slot| state.jobs[*slot].key.sequence() == own.sequence);
+            let live = slot.filter(|slot| !state.jobs[*slot].hot.state.is_terminal());
+            ensure(own.settled.is_none() == live.is_some(), "late usage")?;
+            owned += u64::from(live.is_some());
+            state.late.push(own);
+        }
+        // Each lease of a live job is found from it, so that it hears of the job's end.
+        let mut found = 0;
+        for (_, job) in state.jobs.live_jobs() {
+            let mut next = job.extra.as_ref().and_then(|extra| extra.earlier.late);
+            while let Some(number) = next {
+                let own = state.late.get(number).filter(|own| own.sequence == job.key.sequence() && own.job == job.id);
+                let own = own.ok_or_else(|| corrupt("late usage"))?;
+                found += 1;
+                next = own.earlier;
+            }
+        }
+        ensure(found == owned, "late usage")
     }
 
     /// Each job that came in is live or has ended, and each that ended has its settlement and is kept or was forgotten.
@@ -355,7 +402,8 @@ impl Builder {
         let counters = &scalars.counters;
         let ended = counters.completed + counters.errors + counters.cancelled;
         ensure(counters.submitted == ended + u64::from(jobs.live()), "counters")?;
-        ensure(ended == outbox.pushed_total(), "counters")?;
+        let kept = if self.state.config.billing.settlements { ended + counters.corrections } else { 0 };
+        ensure(kept == outbox.pushed_total(), "counters")?;
         ensure(ended == counters.forgotten + u64::from(jobs.terminal()), "counters")
     }
 
@@ -383,15 +431,21 @@ impl Builder {
 fn settlement(own: &SettlementBody, customers: &[u32], routes: &[u32]) -> SettlementRecord {
     SettlementRecord {
         job: own.job,
-        customer: customers[own.customer as usize],
-        route: routes[own.route as usize],
+        party: match &own.party {
+            PartyBody::Known { customer, route } => {
+                Party::Known { customer: customers[*customer as usize], route: routes[*route as usize] }
+            }
+            PartyBody::Named { customer, route } => Party::Named { customer: customer.clone(), route: route.clone() },
+        },
         task: own.task,
         state: own.state,
         measured: own.measured,
+        capped: own.capped,
         attempts: own.attempts,
         requeues: own.requeues,
         price_version: own.price_version,
         price: own.price,
+        reported: own.reported,
         usage: own.usage,
         absorbed: own.absorbed,
         charge: own.charge,
@@ -402,6 +456,7 @@ fn settlement(own: &SettlementBody, customers: &[u32], routes: &[u32]) -> Settle
         tier: own.tier.clone(),
         device: own.device.clone(),
         more_devices: own.more_devices.clone(),
+        correction: own.correction.map(Box::new),
     }
 }
 

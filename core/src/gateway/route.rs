@@ -193,7 +193,7 @@ pub(crate) struct RouteRecord {
 pub(crate) struct CachedPrice {
     pub(crate) version: u32,
     pub(crate) tier: Arc<str>,
-    pub(crate) price: Price,
+    pub(crate) price: Option<Price>,
 }
 
 /// Which routes wait for which groups of backends, and which group can be served at once.

@@ -22,15 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use super::Gateway;
 use super::config::{CustomerPolicy, GatewayConfig};
+use super::late::LateLease;
 use super::restore::restore;
-use super::settlement::{DeviceTime, SettlementRecord};
+use super::settlement::{Correction, DeviceTime, Party, SettlementRecord};
 use super::state::{Scalars, State};
 use crate::backend::{Backend, BackendHot, BackendKind};
 use crate::billing::{Money, Outbox, Price, PriceBook};
 use crate::breaker::Permit;
 use crate::error::SnapshotError;
 use crate::id::JobId;
-use crate::job::{Hold, Idempotency, Job, JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
+use crate::job::{Earlier, Hold, Idempotency, Job, JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
 use crate::limiter::TokenBucket;
 use crate::queue::LANES;
 use crate::time::{Clock, GpuNanos, Span, Timestamp};
@@ -167,6 +168,8 @@ pub(crate) struct Body {
     pub(crate) retained: Vec<JobBody>,
     pub(crate) leases: Vec<LeaseBody>,
     pub(crate) outbox: Outbox<SettlementBody>,
+    /// Ended leases whose usage may still be told, the first to end first.
+    pub(crate) late: Vec<LateLease>,
     pub(crate) prices: PriceBook,
 }
 
@@ -258,6 +261,7 @@ pub(crate) struct ExtraBody {
     pub(crate) failure: Option<JobFailure>,
     pub(crate) first_started: Option<Timestamp>,
     pub(crate) failed_on: Vec<u32>,
+    pub(crate) earlier: Earlier,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -280,18 +284,19 @@ pub(crate) struct LeaseBody {
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct SettlementBody {
     pub(crate) job: JobId,
-    pub(crate) customer: u32,
-    pub(crate) route: u32,
+    pub(crate) party: PartyBody,
     pub(crate) task: Task,
     pub(crate) state: JobState,
     pub(crate) measured: bool,
+    pub(crate) capped: bool,
     pub(crate) attempts: u32,
     pub(crate) requeues: u32,
     pub(crate) price_version: u32,
-    pub(crate) price: Price,
+    pub(crate) price: Option<Price>,
+    pub(crate) reported: GpuNanos,
     pub(crate) usage: GpuNanos,
     pub(crate) absorbed: GpuNanos,
-    pub(crate) charge: Money,
+    pub(crate) charge: Option<Money>,
     pub(crate) created: Timestamp,
     pub(crate) started: Option<Timestamp>,
     pub(crate) finished: Timestamp,
@@ -299,6 +304,13 @@ pub(crate) struct SettlementBody {
     pub(crate) tier: Arc<str>,
     pub(crate) device: Option<DeviceTime>,
     pub(crate) more_devices: Vec<DeviceTime>,
+    pub(crate) correction: Option<Correction>,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+pub(crate) enum PartyBody {
+    Known { customer: u32, route: u32 },
+    Named { customer: Arc<str>, route: Arc<str> },
 }
 
 /// From numbers in memory to numbers in a body.
@@ -364,6 +376,7 @@ impl State {
             retained: self.jobs.retained().map(|(slot, job)| self.job_body(slot, job, &numbers)).collect(),
             leases: self.lease_bodies(&numbers),
             outbox: self.outbox.map(|record| settlement_body(record, &numbers)),
+            late: self.late.told(),
             prices: self.prices.clone(),
         }
     }
@@ -462,6 +475,10 @@ impl State {
                 failure: extra.failure.clone(),
                 first_started: extra.first_started,
                 failed_on: extra.failed_on.clone(),
+                earlier: Earlier {
+                    late: extra.earlier.late.and_then(|late| self.late.place(late)).map(|place| place as u64),
+                    ..extra.earlier.clone()
+                },
             }),
             outcome: job.outcome().cloned(),
         }
@@ -492,15 +509,22 @@ impl State {
 fn settlement_body(record: &SettlementRecord, numbers: &Numbers) -> SettlementBody {
     SettlementBody {
         job: record.job,
-        customer: numbers.customers[record.customer as usize],
-        route: numbers.routes[record.route as usize],
+        party: match &record.party {
+            Party::Known { customer, route } => PartyBody::Known {
+                customer: numbers.customers[*customer as usize],
+                route: numbers.routes[*route as usize],
+            },
+            Party::Named { customer, route } => PartyBody::Named { customer: customer.clone(), route: route.clone() },
+        },
         task: record.task,
         state: record.state,
         measured: record.measured,
+        capped: record.capped,
         attempts: record.attempts,
         requeues: record.requeues,
         price_version: record.price_version,
         price: record.price,
+        reported: record.reported,
         usage: record.usage,
         absorbed: record.absorbed,
         charge: record.charge,
@@ -511,6 +535,7 @@ fn settlement_body(record: &SettlementRecord, numbers: &Numbers) -> SettlementBo
         tier: record.tier.clone(),
         device: record.device.clone(),
         more_devices: record.more_devices.clone(),
+        correction: record.correction.as_deref().copied(),
     }
 }
 

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{CustomerPolicy, GatewayConfig};
 use super::event::{EventKind, EventLog};
+use super::late::LateLeases;
 use super::parked::Parked;
 use super::route::{RouteRecord, RouteTable};
 use super::settlement::SettlementRecord;
@@ -48,6 +49,8 @@ pub(crate) struct State {
     pub(crate) customer_timers: Timers,
     pub(crate) backend_timers: Timers,
     pub(crate) outbox: Outbox<SettlementRecord>,
+    /// Leases that have ended and may still be told what they used.
+    pub(crate) late: LateLeases,
     pub(crate) prices: PriceBook,
     pub(crate) backoff: Backoff,
     pub(crate) events: EventLog,
@@ -75,6 +78,8 @@ pub(crate) struct Scalars {
     pub(crate) customer: u64,
     pub(crate) counters: Counters,
     pub(crate) charged_micros: u128,
+    pub(crate) credited_micros: u128,
+    pub(crate) unpriced_ns: u128,
 }
 
 /// What has happened since the beginning.
@@ -110,13 +115,19 @@ pub struct Counters {
     pub forgotten: u64,
     /// Leaps of the host's clock that were not believed.
     pub clock_leaps: u64,
+    /// Attempts billed or absorbed for less than was reported, since their devices cannot have worked so long.
+    pub capped: u64,
+    /// Jobs settled without a price: what they cost is not known.
+    pub unpriced: u64,
+    /// Usages told late that changed what a settled job comes to.
+    pub corrections: u64,
 }
 
 impl Counters {
     /// Every counter.
-    pub(crate) fn all(&self) -> [u64; 14] {
+    pub(crate) fn all(&self) -> [u64; 17] {
         let Self { submitted, leases, warm_hits, probes, completed, errors, cancelled, retries, .. } = *self;
-        let Self { requeues, lost, parked, aged, forgotten, clock_leaps, .. } = *self;
+        let Self { requeues, lost, parked, aged, forgotten, clock_leaps, capped, unpriced, corrections, .. } = *self;
         [
             submitted,
             leases,
@@ -132,6 +143,9 @@ impl Counters {
             aged,
             forgotten,
             clock_leaps,
+            capped,
+            unpriced,
+            corrections,
         ]
     }
 }

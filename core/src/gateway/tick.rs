@@ -280,6 +280,7 @@ impl State {
     /// Looks after what nothing refers to any more. The end of every command that is not inside another, and of each
     /// deadline handled.
     pub(crate) fn tidy(&mut self) {
+        self.forget_late();
         self.jobs.drop_stale_front();
         while let Some(slot) = self.jobs.surplus() {
             self.forget(slot);

@@ -6,6 +6,7 @@ use core::fmt;
 use super::Gateway;
 use super::admission::Submit;
 use super::dispatch::{Dispatch, Lease};
+use super::late::Corrected;
 use super::lifecycle::{AfterFailure, Failure, Settled};
 use super::route::Route;
 use super::state::State;
@@ -217,7 +218,15 @@ impl Transaction<'_> {
     /// # Errors
     /// As there.
     pub fn release(&mut self, lease: LeaseId) -> Result<JobId, LeaseError> {
-        self.state.give_back(lease)
+        self.state.give_back(lease, &Usage::unmeasured())
+    }
+
+    /// As [`Gateway::release_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release_with(&mut self, lease: LeaseId, usage: Usage<'_>) -> Result<JobId, LeaseError> {
+        self.state.give_back(lease, &usage)
     }
 
     /// As [`Gateway::cancel`].
@@ -225,7 +234,31 @@ impl Transaction<'_> {
     /// # Errors
     /// As there.
     pub fn cancel(&mut self, job: JobId) -> Result<(), JobError> {
-        self.state.cancel(job)
+        self.state.cancel(job, &Usage::unmeasured())
+    }
+
+    /// As [`Gateway::cancel_with`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn cancel_with(&mut self, job: JobId, usage: Usage<'_>) -> Result<(), JobError> {
+        self.state.cancel(job, &usage)
+    }
+
+    /// As [`Gateway::cancel_lease`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn cancel_lease(&mut self, lease: LeaseId, usage: Usage<'_>) -> Result<JobId, LeaseError> {
+        self.state.cancel_lease(lease, &usage)
+    }
+
+    /// As [`Gateway::correct_usage`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn correct_usage(&mut self, lease: LeaseId, usage: Usage<'_>) -> Result<Corrected, LeaseError> {
+        self.state.correct_usage(lease, &usage)
     }
 
     /// As [`Gateway::delete`].

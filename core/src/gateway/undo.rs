@@ -10,6 +10,7 @@
 
 use alloc::boxed::Box;
 
+use super::late::LateLease;
 use super::parked::Place;
 use super::state::{Scalars, State};
 use crate::backend::{BackendHot, LeaseRecord};
@@ -47,6 +48,9 @@ pub(crate) enum Undo {
     CustomerTimer { customer: u32, at: Timestamp },
     BackendTimer { backend: u32, at: Timestamp },
     Charged { seq: u64 },
+    LateNoted,
+    LateSettled { number: u64 },
+    LateChanged { number: u64, lease: Box<LateLease> },
 }
 
 /// A point a transaction can go back to.
@@ -158,6 +162,9 @@ impl State {
                 let taken_back = self.outbox.truncate_back(seq);
                 debug_assert_eq!(taken_back, Ok(1), "a transaction hands out no settlement");
             }
+            Undo::LateNoted => self.late.unpush(),
+            Undo::LateSettled { number } => self.late.set_settled(number, None),
+            Undo::LateChanged { number, lease } => self.late.set(number, *lease),
         }
     }
 }

@@ -164,8 +164,12 @@ pub struct Stats {
     pub backends: u32,
     /// Settlements the host has not confirmed.
     pub unconfirmed: u32,
-    /// All charges so far, in micro-units.
+    /// All charges so far, in micro-units. What has no price is not among them.
     pub charged_micros: u128,
+    /// All charges given back by corrections so far, in micro-units.
+    pub credited_micros: u128,
+    /// GPU time that customers pay for without a price, in nanoseconds: what it costs is not known.
+    pub unpriced_ns: u128,
     /// Events that wait to be fetched.
     pub events: u32,
     /// How far the host's clock is ahead by steps that are on trial.
@@ -248,6 +252,8 @@ impl Gateway {
             backends: self.state.pool.len() as u32,
             unconfirmed: outbox.len() as u32,
             charged_micros: scalars.charged_micros,
+            credited_micros: scalars.credited_micros,
+            unpriced_ns: scalars.unpriced_ns,
             events: self.state.events.len() as u32,
             clock_offset: self.state.clock.doubt(),
             counters: scalars.counters,

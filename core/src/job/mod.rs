@@ -15,7 +15,7 @@ pub use lifecycle::{JobEvent, JobState};
 pub use payload::Payload;
 pub use store::{JobStore, JobStoreConfig, NewJob, StoredJob};
 pub(crate) use table::{
-    Content, Deadlines, Extra, FAILED_MAX, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits,
+    Content, Deadlines, Earlier, Extra, FAILED_MAX, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits,
 };
 
 use crate::error::InputError;

@@ -7,6 +7,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::ops::{Index, IndexMut};
 
@@ -17,7 +18,7 @@ use super::{JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
 use crate::hashing::KeyHasher;
 use crate::id::JobId;
 use crate::queue::Key;
-use crate::time::{Span, Timestamp};
+use crate::time::{GpuNanos, Span, Timestamp};
 use crate::timers::Timers;
 
 /// A job as the gateway keeps it. What changes often is in [`JobHot`], what few jobs have is boxed.
@@ -103,6 +104,58 @@ pub(crate) struct Extra {
     pub(crate) first_started: Option<Timestamp>,
     /// Backends that failed it, by their order of declaration, the latest last; at most [`FAILED_MAX`].
     pub(crate) failed_on: Vec<u32>,
+    /// What else attempts before the last leave for the settlement.
+    pub(crate) earlier: Earlier,
+}
+
+/// What attempts before the last leave for a job's settlement, besides their GPU time.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Earlier {
+    /// GPU time reported of those that the customer pays for.
+    pub(crate) reported: u64,
+    /// How many of those were not measured.
+    pub(crate) unmeasured: u32,
+    /// Whether less was billed than was reported.
+    pub(crate) capped: bool,
+    /// Number of the last one in the table of leases that may be told late.
+    pub(crate) late: Option<u64>,
+    /// What devices worked in those that the customer pays for: at most [`PAID_DEVICES_MAX`] with their names, in order of
+    /// appearance, and the rest in one without.
+    pub(crate) devices: Vec<(Arc<str>, GpuNanos)>,
+}
+
+/// Most devices of a job that are kept by name.
+pub(crate) const PAID_DEVICES_MAX: usize = 64;
+
+impl Earlier {
+    /// Adds what devices worked.
+    pub(crate) fn add<'d>(&mut self, devices: impl Iterator<Item = (&'d Arc<str>, GpuNanos)>) {
+        for (device, gpu) in devices {
+            let known = self.devices.iter().any(|(own, _)| own == device);
+            let named = self.devices.iter().filter(|(own, _)| !own.is_empty()).count();
+            let name: Arc<str> = if known || named < PAID_DEVICES_MAX { device.clone() } else { Arc::from("") };
+            match self.devices.iter_mut().find(|(own, _)| *own == name) {
+                Some((_, sum)) => *sum = sum.saturating_add(gpu),
+                None => self.devices.push((name, gpu)),
+            }
+        }
+    }
+
+    /// Puts what devices worked in the place of what was added of the same lease before.
+    pub(crate) fn replace(&mut self, old: &[(Arc<str>, GpuNanos)], new: &[(Arc<str>, GpuNanos)]) {
+        for (device, gpu) in old {
+            let named = self.devices.iter().position(|(own, _)| own == device);
+            let place = named.or_else(|| self.devices.iter().position(|(own, _)| own.is_empty()));
+            if let Some((_, sum)) = place.and_then(|place| self.devices.get_mut(place)) {
+                *sum = GpuNanos::from_nanos(sum.as_nanos().saturating_sub(gpu.as_nanos()));
+            }
+        }
+        self.add(new.iter().map(|(device, gpu)| (device, *gpu)));
+        // One that did not work after all is none.
+        let told =
+            |device: &Arc<str>| old.iter().any(|(own, _)| own == device) && !new.iter().any(|(own, _)| own == device);
+        self.devices.retain(|(device, sum)| *sum != GpuNanos::ZERO || !told(device));
+    }
 }
 
 /// A customer's promise that equal keys are the same job.

@@ -13,7 +13,9 @@ pub(crate) enum Answer {
     Wait(Option<u64>),
     Leases(Vec<Grant>),
     Extended(u64),
-    Completed { job: u128, usage: u64, charge: u64 },
+    Completed { job: u128, reported: u64, usage: u64, capped: bool, charge: Option<u64> },
+    Cancelled(u128),
+    Corrected { job: u128, number: Option<u64>, reported: u64, billed: u64, capped: bool },
     Retry(u64),
     Failed,
     Released(u128),
@@ -52,19 +54,33 @@ pub(crate) struct Bill {
     pub(crate) task: Task,
     pub(crate) state: JobState,
     pub(crate) backend: Option<String>,
+    pub(crate) reported: u64,
     pub(crate) usage: u64,
     pub(crate) absorbed: u64,
+    pub(crate) capped: bool,
     pub(crate) measured: bool,
     pub(crate) devices: Vec<(String, u64)>,
     pub(crate) tier: String,
-    pub(crate) price: Option<u64>,
+    pub(crate) price: Option<(u64, u64)>,
     pub(crate) price_version: u32,
-    pub(crate) charge: u64,
+    pub(crate) charge: Option<u64>,
     pub(crate) created: u64,
     pub(crate) started: Option<u64>,
     pub(crate) finished: u64,
     pub(crate) attempts: u32,
     pub(crate) requeues: u32,
+    pub(crate) corrects: Option<Corrects>,
+}
+
+/// What a correction takes back, and of what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Corrects {
+    pub(crate) number: u64,
+    pub(crate) lease: u64,
+    pub(crate) at: u64,
+    pub(crate) usage: u64,
+    pub(crate) absorbed: u64,
+    pub(crate) charge: u64,
 }
 
 impl Answer {
@@ -81,7 +97,9 @@ impl Answer {
             }
             Self::Settlements(Some((_, bills))) => {
                 for bill in bills {
-                    [&mut bill.created, &mut bill.finished].into_iter().chain(&mut bill.started).for_each(show);
+                    let corrected = bill.corrects.as_mut().map(|own| &mut own.at);
+                    let times = [&mut bill.created, &mut bill.finished].into_iter().chain(&mut bill.started);
+                    times.chain(corrected).for_each(show);
                 }
             }
             Self::All(answers) => return Self::All(answers.drain(..).map(|answer| answer.shown(clock)).collect()),
@@ -102,8 +120,18 @@ pub(crate) fn told(reply: &Reply) -> Answer {
         Reply::Extended { deadline } => Answer::Extended(deadline.as_nanos()),
         Reply::Completed(settled) => Answer::Completed {
             job: settled.job.as_u128(),
+            reported: settled.reported.as_nanos(),
             usage: settled.usage.as_nanos(),
-            charge: settled.charge.as_micros(),
+            capped: settled.capped,
+            charge: settled.charge.map(|charge| charge.as_micros()),
+        },
+        Reply::Cancelled { job } => Answer::Cancelled(job.as_u128()),
+        Reply::Corrected(corrected) => Answer::Corrected {
+            job: corrected.job.as_u128(),
+            number: corrected.settlement,
+            reported: corrected.reported.as_nanos(),
+            billed: corrected.billed.as_nanos(),
+            capped: corrected.capped,
         },
         Reply::Failed(AfterFailure::Retry { at }) => Answer::Retry(at.as_nanos()),
         Reply::Failed(_) => Answer::Failed,
@@ -155,19 +183,29 @@ fn bill(own: &Settlement) -> Bill {
         task: own.task,
         state: own.state,
         backend: own.backend.as_ref().map(ToString::to_string),
+        reported: own.reported.as_nanos(),
         usage: own.usage.as_nanos(),
         absorbed: own.absorbed.as_nanos(),
+        capped: own.capped,
         measured: own.measured,
         devices: own.devices.iter().map(|device| (device.device.to_string(), device.gpu.as_nanos())).collect(),
         tier: own.tier.to_string(),
-        price: own.price.map(|price| price.as_micros()),
+        price: own.price.map(|price| (price.micros(), price.per().as_nanos())),
         price_version: own.price_version,
-        charge: own.charge.as_micros(),
+        charge: own.charge.map(|charge| charge.as_micros()),
         created: own.created.as_nanos(),
         started: own.started.map(|at| at.as_nanos()),
         finished: own.finished.as_nanos(),
         attempts: own.attempts,
         requeues: own.requeues,
+        corrects: own.correction.map(|own| Corrects {
+            number: own.corrects,
+            lease: own.lease.as_u64(),
+            at: own.at.as_nanos(),
+            usage: own.usage_credit.as_nanos(),
+            absorbed: own.absorbed_credit.as_nanos(),
+            charge: own.charge_credit.as_micros(),
+        }),
     }
 }
 

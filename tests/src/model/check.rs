@@ -47,6 +47,8 @@ impl Model {
             [self.customers.len(), self.routes.len(), self.backends.len(), self.outbox.bills.len(), self.events.len()];
         assert_eq!(seen, own.map(|len| len as u32), "customers, routes, backends, unconfirmed, events");
         assert_eq!(stats.charged_micros, self.charged, "all charges");
+        assert_eq!(stats.credited_micros, self.credited, "all that was given back");
+        assert_eq!(stats.unpriced_ns, self.unpriced, "GPU time without a price");
         assert_eq!(stats.clock_offset.as_nanos(), self.clock.doubted, "clock offset");
         self.check_counters(&stats.counters);
     }
@@ -68,6 +70,9 @@ impl Model {
             ("aged", seen.aged, own.aged),
             ("forgotten", seen.forgotten, own.forgotten),
             ("clock leaps", seen.clock_leaps, own.clock_leaps),
+            ("capped", seen.capped, own.capped),
+            ("unpriced", seen.unpriced, own.unpriced),
+            ("corrections", seen.corrections, own.corrections),
         ];
         for (what, seen, own) in pairs {
             assert_eq!(seen, own, "{what}");

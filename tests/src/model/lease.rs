@@ -1,14 +1,14 @@
 //! What becomes of a lease: delivered, failed, given back, lost.
 
-use libgateway::{EventKind, FailureClass, JobId, JobState, Output, Payer, Usage};
+use libgateway::{EventKind, Excess, FailureClass, JobId, JobState, Output, Payer, Usage};
 
 use super::answer::{Answer, error};
-use super::money::{Spent, charge, devices};
-use super::parts::{End, Fault, Hold, Model};
+use super::money::{Spent, cap, charge, devices};
+use super::parts::{End, Fault, Hold, Late, Model};
 
 impl Model {
     /// The job of a live lease.
-    fn lease(&self, id: u64) -> Result<usize, Answer> {
+    pub(crate) fn lease(&self, id: u64) -> Result<usize, Answer> {
         let found = self.jobs.iter().position(|job| job.lease.as_ref().is_some_and(|lease| lease.id == id));
         found.ok_or_else(|| error(if id == 0 || id >= self.next_lease { 502 } else { 501 }, "lease"))
     }
@@ -58,18 +58,21 @@ impl Model {
         if let Err(answer) = self.check_usage(job, &devices) {
             return answer;
         }
-        let gpu = self.gpu_time(job, &devices);
-        let Some(total) = gpu.checked_add(self.jobs[job].billable) else { return error(205, "usage") };
-        let charged = match self.price_of(job).0.map(|price| charge(total, price)) {
-            Some(None) => return error(1104, "usage"),
-            Some(Some(micros)) => micros,
-            None => 0,
-        };
         let spent = self.end_attempt(job, Some(true), &devices, Payer::Customer);
-        self.learn(job, gpu);
-        let id = self.jobs[job].id;
+        self.learn(job, spent.gpu);
+        let mut after = self.jobs[job].clone();
+        let summed = u128::from(after.billable) + u128::from(spent.gpu);
+        spent.keep(&mut after);
+        let charged = self.price_of(job).0.map(|price| charge(after.billable, price));
+        let dear = charged.is_some_and(|(_, dear)| dear) || summed > u128::from(u64::MAX);
         self.finish(job, End::Complete(output.clone()), spent);
-        Answer::Completed { job: id, usage: total, charge: charged }
+        Answer::Completed {
+            job: after.id,
+            reported: after.reported,
+            usage: after.billable,
+            capped: after.capped || dear,
+            charge: charged.map(|(charge, _)| charge),
+        }
     }
 
     pub(crate) fn fail(&mut self, id: u64, failure: &libgateway::Failure, usage: &Usage<'_>) -> Answer {
@@ -91,12 +94,31 @@ impl Model {
         self.fail_attempt(job, failure.class, &failure.message, after, failure.retriable, &devices)
     }
 
-    pub(crate) fn give_back(&mut self, id: u64) -> Answer {
+    pub(crate) fn cancel_lease(&mut self, id: u64, usage: &Usage<'_>) -> Answer {
         let job = match self.lease(id) {
             Ok(job) => job,
             Err(answer) => return answer,
         };
-        self.end_attempt(job, None, &[], Payer::House);
+        let devices = devices(usage);
+        if let Err(answer) = self.check_usage(job, &devices) {
+            return answer;
+        }
+        let id = self.jobs[job].id;
+        self.cancel(id, usage);
+        Answer::Cancelled(id)
+    }
+
+    pub(crate) fn give_back(&mut self, id: u64, usage: &Usage<'_>) -> Answer {
+        let job = match self.lease(id) {
+            Ok(job) => job,
+            Err(answer) => return answer,
+        };
+        let devices = devices(usage);
+        if let Err(answer) = self.check_usage(job, &devices) {
+            return answer;
+        }
+        let spent = self.end_attempt(job, None, &devices, self.config.billing.released);
+        spent.keep(&mut self.jobs[job]);
         let id = self.jobs[job].id;
         self.requeue(job);
         Answer::Released(id)
@@ -141,10 +163,8 @@ impl Model {
         let first = self.jobs[index].first_started.unwrap();
         match self.next_attempt(self.jobs[index].attempts, first, retry_after).filter(|_| retriable) {
             Some(at) => {
-                let (billable, absorbed) = spent.parts();
                 let job = &mut self.jobs[index];
-                job.billable = job.billable.saturating_add(billable);
-                job.absorbed = job.absorbed.saturating_add(absorbed);
+                spent.keep(job);
                 job.failure = Some(fault);
                 self.counters.retries += 1;
                 self.return_to_queue(index, if at > now { Hold::Until(at) } else { Hold::None });
@@ -190,10 +210,7 @@ impl Model {
             self.finish(index, End::Error(fault), spent);
             return Answer::Failed;
         }
-        let (billable, absorbed) = spent.parts();
-        let job = &mut self.jobs[index];
-        job.billable = job.billable.saturating_add(billable);
-        job.absorbed = job.absorbed.saturating_add(absorbed);
+        spent.keep(&mut self.jobs[index]);
         self.requeue(index);
         Answer::Retry(self.now)
     }
@@ -256,23 +273,58 @@ impl Model {
         devices: &[(String, u64)],
         payer: Payer,
     ) -> Spent {
-        let gpu = self.gpu_time(index, devices);
         let backend = self.backend_of(index);
         let lease = self.jobs[index].lease.take().unwrap();
         let worker = &mut self.backends[backend];
+        let gpus = worker.devices;
         worker.live -= 1;
         worker.completed += u64::from(success == Some(true));
         worker.failed += u64::from(success == Some(false));
         self.tell_breaker(backend, lease.generation, success);
-        self.charge(index, gpu);
-        let (measured, devices) = (!devices.is_empty(), devices.to_vec());
-        Spent { gpu, measured, payer, devices, backend: Some(lease.backend) }
-    }
-
-    /// What was measured, or the time the lease has lasted.
-    fn gpu_time(&self, job: usize, devices: &[(String, u64)]) -> u64 {
-        let granted = self.jobs[job].lease.as_ref().unwrap().granted;
-        if devices.is_empty() { self.now - granted } else { devices.iter().map(|(_, nanos)| nanos).sum() }
+        let lasted = self.now - lease.granted;
+        let sum = |devices: &[(String, u64)]| devices.iter().map(|(_, nanos)| u128::from(*nanos)).sum::<u128>();
+        let count = if self.config.billing.unmeasured_devices { gpus } else { 1 };
+        let (reported, billed, told) = if devices.is_empty() {
+            let all = u128::from(lasted) * u128::from(count);
+            (all, all, Vec::new())
+        } else {
+            let told = cap(devices, self.allowed(lasted), gpus);
+            (sum(devices), sum(&told), told)
+        };
+        let capped = reported > billed;
+        let short = |nanos: u128| u64::try_from(nanos).unwrap_or(u64::MAX);
+        let spent = Spent {
+            gpu: short(billed),
+            reported: short(reported),
+            capped,
+            measured: !devices.is_empty(),
+            payer,
+            devices: told,
+            backend: Some(lease.backend),
+        };
+        let job = &self.jobs[index];
+        let (id, sequence) = (job.id, job.sequence);
+        if capped {
+            self.tell_capped(id, spent.reported, spent.gpu);
+        }
+        if self.config.billing.late_usage_for.as_nanos() > 0 && self.config.billing.late_usage_max > 0 {
+            self.late.push(Late {
+                lease: lease.id,
+                job: id,
+                sequence,
+                backend: spent.backend.clone().unwrap(),
+                payer,
+                measured: spent.measured,
+                reported: spent.reported,
+                billed: spent.gpu,
+                devices: spent.devices.clone(),
+                granted: lease.granted,
+                ended: self.now,
+                gpus,
+                bill: None,
+            });
+        }
+        spent
     }
 
     /// Learns how long jobs of a route take.
@@ -282,27 +334,37 @@ impl Model {
         *mean = if *mean == 0 { gpu } else { *mean - *mean / 8 + gpu / 8 };
     }
 
-    fn check_usage(&self, job: usize, devices: &[(String, u64)]) -> Result<(), Answer> {
-        let lease = self.jobs[job].lease.as_ref().unwrap();
-        for (index, (name, _)) in devices.iter().enumerate() {
-            if devices[..index].iter().any(|(own, _)| own == name) {
-                return Err(error(208, "devices"));
-            }
+    pub(crate) fn check_usage(&self, job: usize, devices: &[(String, u64)]) -> Result<(), Answer> {
+        check_shape(devices)?;
+        let granted = self.jobs[job].lease.as_ref().unwrap().granted;
+        self.check_excess(devices, self.allowed(self.now - granted), self.backends[self.backend_of(job)].devices)
+    }
+
+    /// How long a device can have worked in an attempt that lasted so long.
+    pub(crate) fn allowed(&self, lasted: u64) -> u128 {
+        let (billing, lasted) = (&self.config.billing, u128::from(lasted));
+        lasted + lasted * u128::from(billing.tolerance_ppm) / 1_000_000 + u128::from(billing.slack.as_nanos())
+    }
+
+    pub(crate) fn check_excess(&self, devices: &[(String, u64)], allowed: u128, gpus: u32) -> Result<(), Answer> {
+        if self.config.billing.excess == Excess::Cap {
+            return Ok(());
         }
-        let total: u128 = devices.iter().map(|(_, nanos)| u128::from(*nanos)).sum();
-        if total > u128::from(u64::MAX) {
-            return Err(error(205, "usage"));
-        }
-        let billing = &self.config.billing;
-        let lasted = u128::from(self.now - lease.granted);
-        let allowed =
-            lasted + lasted * u128::from(billing.tolerance_ppm) / 1_000_000 + u128::from(billing.slack.as_nanos());
         if devices.iter().any(|(_, nanos)| u128::from(*nanos) > allowed) {
             return Err(error(1103, "usage"));
         }
-        if devices.len() > self.backends[self.backend_of(job)].devices as usize {
+        if devices.len() > gpus as usize {
             return Err(error(202, "devices"));
         }
         Ok(())
     }
+}
+
+pub(crate) fn check_shape(devices: &[(String, u64)]) -> Result<(), Answer> {
+    for (index, (name, _)) in devices.iter().enumerate() {
+        if devices[..index].iter().any(|(own, _)| own == name) {
+            return Err(error(208, "devices"));
+        }
+    }
+    Ok(())
 }

@@ -16,7 +16,7 @@ pub use ops::{Mix, Op, Ops, config};
 pub use run::{Twin, Wrong, run, tells};
 
 use libgateway::{
-    Backend, Command, CustomerPolicy, EventKind, ForcedState, JobState, Leaf, Route, Step, Submit, Timestamp,
+    Backend, Command, CustomerPolicy, EventKind, ForcedState, JobState, Leaf, Route, Step, Submit, Timestamp, Usage,
 };
 
 use answer::{Answer, error};
@@ -58,8 +58,10 @@ impl Model {
             Command::Progress { lease, progress_ppm } => self.progress(lease.as_u64(), *progress_ppm),
             Command::Complete { lease, output, usage } => self.complete(lease.as_u64(), output, usage),
             Command::Fail { lease, failure, usage } => self.fail(lease.as_u64(), failure, usage),
-            Command::Release { lease } => self.give_back(lease.as_u64()),
-            Command::Cancel { job } => self.cancel(job.as_u128()),
+            Command::Release { lease, usage } => self.give_back(lease.as_u64(), usage),
+            Command::Cancel { job, usage } => self.cancel(job.as_u128(), usage),
+            Command::CancelLease { lease, usage } => self.cancel_lease(lease.as_u64(), usage),
+            Command::CorrectUsage { lease, usage } => self.correct_usage(lease.as_u64(), usage),
             Command::Delete { job } => self.delete(job.as_u128()),
             Command::All(steps) => self.transaction(Group::All(steps)),
             Command::FirstOf(steps) => self.transaction(Group::FirstOf(steps)),
@@ -98,8 +100,10 @@ impl Model {
             Leaf::Progress { lease, progress_ppm } => self.progress(lease.as_u64(), *progress_ppm),
             Leaf::Complete { lease, output, usage } => self.complete(lease.as_u64(), output, usage),
             Leaf::Fail { lease, failure, usage } => self.fail(lease.as_u64(), failure, usage),
-            Leaf::Release { lease } => self.give_back(lease.as_u64()),
-            Leaf::Cancel { job } => self.cancel(job.as_u128()),
+            Leaf::Release { lease, usage } => self.give_back(lease.as_u64(), usage),
+            Leaf::Cancel { job, usage } => self.cancel(job.as_u128(), usage),
+            Leaf::CancelLease { lease, usage } => self.cancel_lease(lease.as_u64(), usage),
+            Leaf::CorrectUsage { lease, usage } => self.correct_usage(lease.as_u64(), usage),
             Leaf::Delete { job } => self.delete(job.as_u128()),
             other => panic!("the model does not know the step {other:?}"),
         }
@@ -261,6 +265,10 @@ impl Model {
             lease: None,
             billable: 0,
             absorbed: 0,
+            reported: 0,
+            unmeasured: 0,
+            devices: Vec::new(),
+            capped: false,
             failure: None,
             end: None,
         });
@@ -297,14 +305,23 @@ impl Model {
             })
     }
 
-    fn cancel(&mut self, id: u128) -> Answer {
+    pub(crate) fn cancel(&mut self, id: u128, usage: &Usage<'_>) -> Answer {
         let Some(index) = self.job(id) else { return error(601, "job") };
+        let devices = money::devices(usage);
+        let checked = match self.jobs[index].state {
+            JobState::Queued => lease::check_shape(&devices),
+            JobState::Running => self.check_usage(index, &devices),
+            _ => Ok(()),
+        };
+        if let Err(answer) = checked {
+            return answer;
+        }
         let spent = match self.jobs[index].state {
             JobState::Queued => {
                 self.dequeue(index);
                 Spent::nothing()
             }
-            JobState::Running => self.end_attempt(index, None, &[], self.config.billing.cancelled),
+            JobState::Running => self.end_attempt(index, None, &devices, self.config.billing.cancelled),
             _ => return error(602, "job"),
         };
         self.finish(index, End::Cancelled(libgateway::CancelReason::Requested), spent);
@@ -525,8 +542,10 @@ fn as_leaf<'a>(step: &Step<'a>) -> Leaf<'a> {
         Step::Progress { lease, progress_ppm } => Leaf::Progress { lease, progress_ppm },
         Step::Complete { lease, output, usage } => Leaf::Complete { lease, output, usage },
         Step::Fail { lease, failure, usage } => Leaf::Fail { lease, failure, usage },
-        Step::Release { lease } => Leaf::Release { lease },
-        Step::Cancel { job } => Leaf::Cancel { job },
+        Step::Release { lease, usage } => Leaf::Release { lease, usage },
+        Step::Cancel { job, usage } => Leaf::Cancel { job, usage },
+        Step::CancelLease { lease, usage } => Leaf::CancelLease { lease, usage },
+        Step::CorrectUsage { lease, usage } => Leaf::CorrectUsage { lease, usage },
         Step::Delete { job } => Leaf::Delete { job },
         other => panic!("{other:?} is a group"),
     }

@@ -1,9 +1,10 @@
 //! Tokens as exact fractions, prices, settlements, and the box they wait in.
 
-use libgateway::{EventKind, JobId, JobState, Payer, PriceBook, RateLimit, Usage};
+use libgateway::{EventKind, GpuNanos, JobId, JobState, Payer, PriceBook, RateLimit, Usage};
 
-use super::answer::{Answer, Bill, error};
-use super::parts::{Book, Customer, End, Hold, Model};
+use super::answer::{Answer, Bill, Corrects, error};
+use super::lease::check_shape;
+use super::parts::{Book, Customer, End, Hold, Job, Late, Model};
 
 /// A rate limit; levels are tokens times `per`, so that each nanosecond brings a whole number of them.
 pub(crate) struct Tokens {
@@ -78,6 +79,8 @@ impl Tokens {
 /// What an attempt used.
 pub(crate) struct Spent {
     pub(crate) gpu: u64,
+    pub(crate) reported: u64,
+    pub(crate) capped: bool,
     pub(crate) measured: bool,
     pub(crate) payer: Payer,
     pub(crate) devices: Vec<(String, u64)>,
@@ -86,14 +89,30 @@ pub(crate) struct Spent {
 
 impl Spent {
     pub(crate) fn nothing() -> Self {
-        Self { gpu: 0, measured: true, payer: Payer::House, devices: Vec::new(), backend: None }
+        let (payer, devices) = (Payer::House, Vec::new());
+        Self { gpu: 0, reported: 0, capped: false, measured: true, payer, devices, backend: None }
     }
 
-    /// The customer's part and the house's.
-    pub(crate) fn parts(&self) -> (u64, u64) {
-        match self.payer {
-            Payer::Customer => (self.gpu, 0),
-            Payer::House => (0, self.gpu),
+    /// Leaves to the job what an attempt used that is not its last.
+    pub(crate) fn keep(&self, job: &mut Job) {
+        job.capped |= self.capped;
+        if self.payer == Payer::House {
+            job.absorbed = job.absorbed.saturating_add(self.gpu);
+            return;
+        }
+        job.billable = job.billable.saturating_add(self.gpu);
+        job.reported = job.reported.saturating_add(self.reported);
+        job.unmeasured += u32::from(!self.measured);
+        add_devices(&mut job.devices, &self.devices);
+    }
+}
+
+/// Sums what devices worked, by name. The model's runs know few devices, so none is left without one.
+fn add_devices(sums: &mut Vec<(String, u64)>, more: &[(String, u64)]) {
+    for (name, nanos) in more {
+        match sums.iter_mut().find(|(own, _)| own == name) {
+            Some((_, sum)) => *sum = sum.saturating_add(*nanos),
+            None => sums.push((name.clone(), *nanos)),
         }
     }
 }
@@ -102,24 +121,29 @@ pub(crate) fn devices(usage: &Usage<'_>) -> Vec<(String, u64)> {
     usage.devices().map(|own| (own.device.to_string(), own.gpu_ns.as_nanos())).collect()
 }
 
+/// What is billed of each device where none can have worked longer than `each` and all together no longer than `gpus`
+/// of them.
+pub(crate) fn cap(devices: &[(String, u64)], each: u128, gpus: u32) -> Vec<(String, u64)> {
+    let mut left = each.saturating_mul(gpus.into()).min(u64::MAX.into());
+    let mut billed = Vec::new();
+    for (name, nanos) in devices {
+        let share = u128::from(*nanos).min(each).min(left);
+        left -= share;
+        billed.push((name.clone(), share as u64));
+    }
+    billed
+}
+
 impl Book {
-    /// What the book says, read from its own text.
+    /// What the book says.
     pub(crate) fn of(book: &PriceBook) -> Self {
-        let told = serde_json::to_value(book).unwrap();
-        let text = |value: &serde_json::Value, field: &str| value[field].as_str().unwrap().to_owned();
-        let prices = told["prices"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|own| (text(own, "model"), text(own, "tier"), own["micros_per_second"].as_u64().unwrap()));
-        Self {
-            version: told["version"].as_u64().unwrap() as u32,
-            currency: text(&told, "currency"),
-            prices: prices.collect(),
-        }
+        let prices = book
+            .prices()
+            .map(|(model, tier, price)| (model.to_owned(), tier.to_owned(), (price.micros(), price.per().as_nanos())));
+        Self { version: book.version(), currency: book.currency().to_string(), prices: prices.collect() }
     }
 
-    fn price(&self, model: &str, tier: &str) -> Option<u64> {
+    fn price(&self, model: &str, tier: &str) -> Option<(u64, u64)> {
         let entry = |wanted: (&str, &str)| {
             self.prices.iter().find(|(model, tier, _)| (model.as_str(), tier.as_str()) == wanted).map(|own| own.2)
         };
@@ -127,17 +151,18 @@ impl Book {
     }
 }
 
-/// Nanoseconds times a price per second, to the nearest micro-unit, a tie to the even one.
-pub(crate) fn charge(nanos: u64, price: u64) -> Option<u64> {
-    let product = u128::from(nanos) * u128::from(price);
-    let (whole, rest) = (product / 1_000_000_000, product % 1_000_000_000);
-    let up = rest > 500_000_000 || (rest == 500_000_000 && whole % 2 == 1);
-    u64::try_from(whole + u128::from(up)).ok()
+/// Nanoseconds times a price, to the nearest micro-unit, a tie to the even one; the most that can be told where it is more,
+/// and then `true`.
+pub(crate) fn charge(nanos: u64, (micros, per): (u64, u64)) -> (u64, bool) {
+    let (product, per) = (u128::from(nanos) * u128::from(micros), u128::from(per));
+    let (whole, rest) = (product / per, product % per);
+    let up = 2 * rest > per || (2 * rest == per && whole % 2 == 1);
+    u64::try_from(whole + u128::from(up)).map_or((u64::MAX, true), |charge| (charge, false))
 }
 
 impl Model {
     /// The price of a job in force now, and its customer's tier.
-    pub(crate) fn price_of(&self, job: usize) -> (Option<u64>, String) {
+    pub(crate) fn price_of(&self, job: usize) -> (Option<(u64, u64)>, String) {
         let job = &self.jobs[job];
         let way = &self.routes[self.route(&job.route).unwrap()];
         let family = way.family.split_once('/').unwrap().1;
@@ -149,7 +174,6 @@ impl Model {
     pub(crate) fn finish(&mut self, index: usize, end: End, spent: Spent) {
         let (price, tier) = self.price_of(index);
         let now = self.now;
-        let (billed, house) = spent.parts();
         let job = &mut self.jobs[index];
         job.state = match &end {
             End::Complete(_) => JobState::Complete,
@@ -166,8 +190,10 @@ impl Model {
         job.since = now;
         job.version += 1;
         job.payload.clear();
-        let usage = job.billable.saturating_add(billed);
-        let charged = price.and_then(|price| charge(usage, price));
+        let summed = u128::from(job.billable) + u128::from(spent.gpu);
+        let overflow = spent.payer == Payer::Customer && summed > u128::from(u64::MAX);
+        spent.keep(job);
+        let charged = price.map(|price| charge(job.billable, price));
         let bill = Bill {
             number: self.outbox.next_number,
             job: job.id,
@@ -176,27 +202,161 @@ impl Model {
             task: job.task,
             state: job.state,
             backend: spent.backend,
-            usage,
-            absorbed: job.absorbed.saturating_add(house),
-            measured: spent.measured && job.billable == 0,
-            devices: spent.devices,
+            reported: job.reported,
+            usage: job.billable,
+            absorbed: job.absorbed,
+            capped: job.capped || overflow || charged.is_some_and(|(_, dear)| dear),
+            measured: job.unmeasured == 0,
+            devices: job.devices.clone(),
             tier,
-            price: price.filter(|_| charged.is_some()),
+            price,
             price_version: self.book.version,
-            charge: charged.unwrap_or(0),
+            charge: charged.map(|(charge, _)| charge),
             created: job.created,
             started: job.started,
             finished: now,
             attempts: job.attempts,
             requeues: job.requeues,
+            corrects: None,
         };
         let (id, state, customer) = (job.id, job.state, job.customer.clone());
-        self.charged += u128::from(bill.charge);
-        self.outbox.next_number += 1;
-        self.outbox.bills.push(bill);
+        let sequence = job.sequence;
+        self.charged += u128::from(bill.charge.unwrap_or(0));
+        if bill.charge.is_none() {
+            self.counters.unpriced += 1;
+            self.unpriced += u128::from(bill.usage);
+        }
+        for late in self.late.iter_mut().filter(|late| late.sequence == sequence) {
+            late.bill = Some(bill.clone());
+        }
+        if self.config.billing.settlements {
+            self.outbox.next_number += 1;
+            self.outbox.bills.push(bill);
+        }
         self.ended.push(id);
         self.emit(EventKind::Ended(JobId::from_entropy(id), state));
         self.wake(&customer);
+    }
+
+    /// Usage of a lease that has ended.
+    pub(crate) fn correct_usage(&mut self, id: u64, usage: &Usage<'_>) -> Answer {
+        match self.lease(id) {
+            Ok(_) => return error(511, "lease"),
+            Err(Answer::Error(501, _)) => {}
+            Err(answer) => return answer,
+        }
+        let devices = devices(usage);
+        if let Err(answer) = check_shape(&devices) {
+            return answer;
+        }
+        if devices.is_empty() {
+            return error(201, "usage");
+        }
+        let (now, within) = (self.now, self.config.billing.late_usage_for.as_nanos());
+        let told = |own: &Late| own.lease == id && own.ended.saturating_add(within) > now;
+        let Some(place) = self.late.iter().position(told) else { return error(512, "lease") };
+        let old = self.late[place].clone();
+        let allowed = self.allowed(old.ended - old.granted);
+        if let Err(answer) = self.check_excess(&devices, allowed, old.gpus) {
+            return answer;
+        }
+        let told = cap(&devices, allowed, old.gpus);
+        let sum = |devices: &[(String, u64)]| devices.iter().map(|(_, nanos)| u128::from(*nanos)).sum::<u128>();
+        let (reported, billed) = (sum(&devices), sum(&told) as u64);
+        let capped = reported > u128::from(billed);
+        let reported = u64::try_from(reported).unwrap_or(u64::MAX);
+        let new = Late { measured: true, reported, billed, devices: told, ..old.clone() };
+        let same = (old.measured, old.reported, old.billed, &old.devices)
+            == (new.measured, new.reported, new.billed, &new.devices);
+        let mut number = None;
+        if !same {
+            match &old.bill {
+                None => self.correct_job(&old, &new, capped),
+                Some(_) if old.billed == billed => {}
+                Some(bill) => match self.correct_bill(bill, &old, &new, capped) {
+                    Ok(told) => number = told,
+                    Err(answer) => return answer,
+                },
+            }
+            self.late[place] = new;
+            if capped {
+                self.tell_capped(old.job, reported, billed);
+            }
+        }
+        Answer::Corrected { job: old.job, number, reported, billed, capped }
+    }
+
+    /// A job that will be settled takes the new figures for the old ones.
+    fn correct_job(&mut self, old: &Late, new: &Late, capped: bool) {
+        let job = self.jobs.iter_mut().find(|job| job.sequence == old.sequence).unwrap();
+        job.capped |= capped;
+        if old.payer == Payer::House {
+            job.absorbed = job.absorbed.saturating_sub(old.billed).saturating_add(new.billed);
+            return;
+        }
+        job.billable = job.billable.saturating_sub(old.billed).saturating_add(new.billed);
+        job.reported = job.reported.saturating_sub(old.reported).saturating_add(new.reported);
+        job.unmeasured -= u32::from(!old.measured);
+        for (name, nanos) in &old.devices {
+            let (_, sum) = job.devices.iter_mut().find(|(own, _)| own == name).unwrap();
+            *sum = sum.saturating_sub(*nanos);
+        }
+        add_devices(&mut job.devices, &new.devices);
+        let had = |list: &[(String, u64)], name: &str| list.iter().any(|(own, _)| own == name);
+        job.devices.retain(|(name, sum)| *sum > 0 || had(&new.devices, name) || !had(&old.devices, name));
+    }
+
+    /// A settled job gets another entry for the difference.
+    fn correct_bill(&mut self, bill: &Bill, old: &Late, new: &Late, capped: bool) -> Result<Option<u64>, Answer> {
+        let kept = self.config.billing.settlements;
+        if kept && self.live() + self.outbox.bills.len() >= self.config.jobs_max as usize {
+            return Err(error(301, "jobs"));
+        }
+        let (more, less) = (new.billed.saturating_sub(old.billed), old.billed.saturating_sub(new.billed));
+        let paid = old.payer == Payer::Customer;
+        let cost = |nanos: u64| bill.price.filter(|_| paid).map_or(0, |price| charge(nanos, price).0);
+        let (debit, credit) = (cost(more), cost(less));
+        self.counters.corrections += 1;
+        self.charged += u128::from(debit);
+        self.credited += u128::from(credit);
+        if paid && bill.price.is_none() {
+            self.unpriced = (self.unpriced + u128::from(more)).saturating_sub(less.into());
+        }
+        self.emit(EventKind::Corrected(JobId::from_entropy(old.job)));
+        if !kept {
+            return Ok(None);
+        }
+        let number = self.outbox.next_number;
+        let part = |nanos: u64, customers: bool| if paid == customers { nanos } else { 0 };
+        let entry = Bill {
+            number,
+            backend: Some(old.backend.clone()),
+            reported: new.reported,
+            usage: part(more, true),
+            absorbed: part(more, false),
+            capped,
+            measured: true,
+            devices: new.devices.clone(),
+            charge: bill.price.map(|_| debit),
+            corrects: Some(Corrects {
+                number: bill.number,
+                lease: old.lease,
+                at: self.now,
+                usage: part(less, true),
+                absorbed: part(less, false),
+                charge: credit,
+            }),
+            ..bill.clone()
+        };
+        self.outbox.next_number += 1;
+        self.outbox.bills.push(entry);
+        Ok(Some(number))
+    }
+
+    pub(crate) fn tell_capped(&mut self, job: u128, reported: u64, billed: u64) {
+        self.counters.capped += 1;
+        let (reported, billed) = (GpuNanos::from_nanos(reported), GpuNanos::from_nanos(billed));
+        self.emit(EventKind::UsageCapped { job: JobId::from_entropy(job), reported, billed });
     }
 
     pub(crate) fn forget(&mut self, id: u128) {

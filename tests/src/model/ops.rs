@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use libgateway::{
-    Backend, BackendKind, BackoffConfig, Batch, BillingPolicy, CircuitBreakerConfig, Command, CustomerPolicy, Failure,
-    FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, Leaf, LeaseId, Ordering, Output, Payer, PriceBook,
-    Priority, RateLimit, RateRule, Reply, Route, Span, Step, Submit, Timeouts, Timestamp, Usage,
+    Backend, BackendKind, BackoffConfig, Batch, BillingPolicy, CircuitBreakerConfig, Command, CustomerPolicy, Excess,
+    Failure, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, Leaf, LeaseId, Ordering, Output, Payer, Price,
+    PriceBook, Priority, RateLimit, RateRule, Reply, Route, Span, Step, Submit, Timeouts, Timestamp, Usage,
 };
 
 use crate::rng::Rng;
@@ -96,6 +96,12 @@ pub fn config(rng: &mut Rng, grain: u64) -> GatewayConfig {
         .failed(payer(rng))
         .lost(payer(rng))
         .cancelled(payer(rng))
+        .released(payer(rng))
+        .excess(if rng.percent(75) { Excess::Cap } else { Excess::Refuse })
+        .unmeasured_devices(rng.percent(75))
+        .late_usage_for(if rng.percent(90) { millis(rng.within(1, 60_000)) } else { Span::ZERO })
+        .late_usage_max(small(rng, 0, 5, 1_000))
+        .settlements(rng.percent(90))
         .tolerance_ppm(rng.below(20_000) as u32)
         .slack(Span::from_millis(rng.below(200)));
     let timeouts = Timeouts {
@@ -236,7 +242,9 @@ impl Ops {
     pub fn learn(&mut self, reply: &Reply) {
         let spoken = self.spoken.take();
         match reply {
-            Reply::Completed(_) | Reply::Failed(_) | Reply::Released { .. } => self.end_lease(spoken),
+            Reply::Completed(_) | Reply::Failed(_) | Reply::Released { .. } | Reply::Cancelled { .. } => {
+                self.end_lease(spoken);
+            }
             Reply::Error(error) if error.number == 501 => self.end_lease(spoken),
             Reply::Submitted { job } => self.jobs.push(*job),
             Reply::Leased(lease) => self.leases.push(lease.id),
@@ -405,8 +413,9 @@ impl Ops {
         let mut book = PriceBook::new(self.version, currency).unwrap();
         for (model, tier) in [("flux/dev", "gold"), ("flux/dev", "*"), ("*", "gold"), ("*", "*")] {
             if rng.percent(50) {
-                let price = if rng.percent(5) { u64::MAX } else { rng.below(5_000_000) };
-                book = book.price(model, tier, price).unwrap();
+                let micros = if rng.percent(5) { u64::MAX } else { rng.below(5_000_000) };
+                let per = *rng.pick(&[SECOND, SECOND, 60 * SECOND, 3_600 * SECOND, 7]);
+                book = book.price_at(model, tier, Price::new(micros, Span::from_nanos(per)).unwrap()).unwrap();
             }
         }
         book
@@ -461,7 +470,7 @@ impl Ops {
             3 => Leaf::DispatchTo { backend: self.backend_name(), max: self.rng.below(5) as u32 },
             4 => Leaf::Heartbeat { lease: self.lease() },
             5 => Leaf::Progress { lease: self.lease(), progress_ppm: self.rng.below(1_050_000) as u32 },
-            6 => Leaf::Release { lease: self.lease() },
+            6 => Leaf::Release { lease: self.lease(), usage: self.usage() },
             7 => {
                 let lease = self.lease();
                 let output = match self.rng.below(20) {
@@ -472,10 +481,26 @@ impl Ops {
                 };
                 Leaf::Complete { lease, output, usage: self.usage() }
             }
-            8 => Leaf::Cancel { job: self.job() },
+            8 => match self.rng.below(4) {
+                0 => Leaf::CancelLease { lease: self.lease(), usage: self.usage() },
+                _ => Leaf::Cancel { job: self.job(), usage: self.usage() },
+            },
             9 => Leaf::Fail { lease: self.lease(), failure: self.failure(), usage: self.usage() },
-            _ => Leaf::Delete { job: self.job() },
+            _ => match self.rng.below(2) {
+                0 => self.correction(),
+                _ => Leaf::Delete { job: self.job() },
+            },
         }
+    }
+
+    /// The usage of a lease that has ended, now and then of one that has not.
+    fn correction(&mut self) -> Leaf<'static> {
+        let lease = match self.ended.len() as u64 {
+            len if len > 0 && self.rng.percent(90) => self.ended[(len - 1 - self.rng.below(len.min(8))) as usize],
+            _ => self.lease(),
+        };
+        self.spoken = None;
+        Leaf::CorrectUsage { lease, usage: self.usage() }
     }
 
     fn leaves(&mut self) -> Vec<Leaf<'static>> {
@@ -517,8 +542,10 @@ macro_rules! same_words {
                 Leaf::Progress { lease, progress_ppm } => $to::Progress { lease, progress_ppm },
                 Leaf::Complete { lease, output, usage } => $to::Complete { lease, output, usage },
                 Leaf::Fail { lease, failure, usage } => $to::Fail { lease, failure, usage },
-                Leaf::Release { lease } => $to::Release { lease },
-                Leaf::Cancel { job } => $to::Cancel { job },
+                Leaf::Release { lease, usage } => $to::Release { lease, usage },
+                Leaf::Cancel { job, usage } => $to::Cancel { job, usage },
+                Leaf::CancelLease { lease, usage } => $to::CancelLease { lease, usage },
+                Leaf::CorrectUsage { lease, usage } => $to::CorrectUsage { lease, usage },
                 Leaf::Delete { job } => $to::Delete { job },
                 other => panic!("there is no way to make {other:?}"),
             }

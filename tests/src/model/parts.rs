@@ -3,7 +3,8 @@
 use std::collections::VecDeque;
 
 use libgateway::{
-    BackendKind, CancelReason, CustomerPolicy, EventKind, FailureClass, GatewayConfig, JobState, Models, Output, Task,
+    BackendKind, CancelReason, CustomerPolicy, EventKind, FailureClass, GatewayConfig, JobState, Models, Output, Payer,
+    Task,
 };
 
 use super::answer::Bill;
@@ -42,6 +43,10 @@ pub(crate) struct Model {
     pub(crate) next_backend: u32,
     pub(crate) next_customer: u64,
     pub(crate) charged: u128,
+    pub(crate) credited: u128,
+    pub(crate) unpriced: u128,
+    /// Leases that have ended, in that order.
+    pub(crate) late: Vec<Late>,
     pub(crate) counters: Counters,
 }
 
@@ -90,6 +95,12 @@ pub(crate) struct Job {
     /// GPU time of earlier attempts: the customer's and the house's.
     pub(crate) billable: u64,
     pub(crate) absorbed: u64,
+    /// Of those that the customer pays for: what was reported, how many were not measured, what their devices worked.
+    pub(crate) reported: u64,
+    pub(crate) unmeasured: u32,
+    pub(crate) devices: Vec<(String, u64)>,
+    /// Whether less was billed or absorbed of one than was reported.
+    pub(crate) capped: bool,
     pub(crate) failure: Option<Fault>,
     pub(crate) end: Option<End>,
 }
@@ -130,6 +141,26 @@ pub(crate) struct Held {
     pub(crate) spared: u32,
     /// Lengths of silences in which it did not work.
     pub(crate) idle: Vec<u64>,
+}
+
+/// A lease that has ended and may still be told what it used.
+#[derive(Clone, Debug)]
+pub(crate) struct Late {
+    pub(crate) lease: u64,
+    pub(crate) job: u128,
+    pub(crate) sequence: u64,
+    pub(crate) backend: String,
+    pub(crate) payer: Payer,
+    pub(crate) measured: bool,
+    pub(crate) reported: u64,
+    pub(crate) billed: u64,
+    pub(crate) devices: Vec<(String, u64)>,
+    pub(crate) granted: u64,
+    pub(crate) ended: u64,
+    /// GPUs of its backend.
+    pub(crate) gpus: u32,
+    /// The first settlement of its job.
+    pub(crate) bill: Option<Bill>,
 }
 
 #[derive(Clone, Debug)]
@@ -215,7 +246,8 @@ pub(crate) struct Share {
 pub(crate) struct Book {
     pub(crate) version: u32,
     pub(crate) currency: String,
-    pub(crate) prices: Vec<(String, String, u64)>,
+    /// Model, tier, micro-units, and nanoseconds they are for.
+    pub(crate) prices: Vec<(String, String, (u64, u64))>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -248,6 +280,9 @@ pub(crate) struct Counters {
     pub(crate) aged: u64,
     pub(crate) forgotten: u64,
     pub(crate) clock_leaps: u64,
+    pub(crate) capped: u64,
+    pub(crate) unpriced: u64,
+    pub(crate) corrections: u64,
 }
 
 impl Model {
@@ -275,6 +310,9 @@ impl Model {
             next_backend: 0,
             next_customer: 0,
             charged: 0,
+            credited: 0,
+            unpriced: 0,
+            late: Vec::new(),
             counters: Counters::default(),
         }
     }
@@ -312,7 +350,7 @@ impl Model {
     /// Jobs known and settlements owed that name a customer.
     pub(crate) fn refers_to(&self, customer: &str) -> bool {
         self.jobs.iter().any(|job| job.customer == customer)
-            || self.outbox.bills.iter().any(|bill| bill.customer == customer)
+            || self.outbox.bills.iter().any(|bill| bill.corrects.is_none() && bill.customer == customer)
     }
 
     pub(crate) fn emit(&mut self, kind: EventKind) {

@@ -234,6 +234,9 @@ impl Model {
 
     /// The end of every command: what nothing refers to any more is let go.
     pub(crate) fn tidy(&mut self) {
+        let (now, billing) = (self.now, self.config.billing);
+        self.late.retain(|own| own.ended.saturating_add(billing.late_usage_for.as_nanos()) > now);
+        self.late.drain(..self.late.len().saturating_sub(billing.late_usage_max as usize));
         while self.ended.len() > self.config.retained_max as usize {
             self.forget(self.ended[0]);
         }
@@ -251,7 +254,8 @@ impl Model {
             }
         }
         let used = |name: &str, model: &Self| {
-            model.jobs.iter().any(|job| job.route == name) || model.outbox.bills.iter().any(|bill| bill.route == name)
+            model.jobs.iter().any(|job| job.route == name)
+                || model.outbox.bills.iter().any(|bill| bill.corrects.is_none() && bill.route == name)
         };
         let idle: Vec<String> = self
             .routes

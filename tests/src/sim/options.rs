@@ -93,7 +93,13 @@ fn config(rng: &mut Rng) -> GatewayConfig {
     let clock = |rng: &mut Rng, percent: u64| rng.percent(percent).then(|| millis(rng, 500, 30_000));
     let timeouts =
         Timeouts { queue: clock(rng, 15), start: clock(rng, 15), run: clock(rng, 15), total: clock(rng, 15) };
-    let billing = BillingPolicy::default().failed(payer(rng)).lost(payer(rng)).cancelled(payer(rng));
+    let billing = BillingPolicy::default()
+        .failed(payer(rng))
+        .lost(payer(rng))
+        .cancelled(payer(rng))
+        .released(payer(rng))
+        .unmeasured_devices(rng.percent(70))
+        .late_usage_for(millis(rng, 500, 30_000));
     GatewayConfig::default()
         .seed(rng.bits())
         .ordering(if rng.percent(80) { Ordering::Fair } else { Ordering::Fifo })

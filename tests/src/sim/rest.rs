@@ -28,7 +28,7 @@ impl World {
         if self.gateway.stats().queued > 0 {
             for job in self.jobs.clone() {
                 if self.gateway.explain(job) == Some(WaitReason::NoBackend) {
-                    self.call(Command::Cancel { job })?;
+                    self.call(Command::Cancel { job, usage: libgateway::Usage::unmeasured() })?;
                 }
             }
         }

@@ -38,6 +38,7 @@ pub(super) enum Happening {
     Submit,
     Heartbeat(u64),
     Finish(u64),
+    Late(u64, u64),
     Collect,
     Confirm(Batch),
     Fault,
@@ -207,6 +208,7 @@ impl World {
             Happening::Submit => self.submit_some(),
             Happening::Heartbeat(lease) => self.beat(lease),
             Happening::Finish(lease) => self.finish(lease),
+            Happening::Late(lease, nanos) => self.tell_late(lease, nanos),
             Happening::Collect => self.collect(),
             Happening::Confirm(batch) => self.call(Command::ConfirmSettlements { batch }).map(|_| ()),
             Happening::Fault => self.fault(),
@@ -352,7 +354,7 @@ impl World {
         match (disguise, reply) {
             (Disguise::Overcharge, Reply::Settlements(Some(taken))) => {
                 for own in taken.settlements.iter_mut().filter(|own| own.number % 8 == 0) {
-                    own.charge = Money::from_micros(own.charge.as_micros() + 1);
+                    own.charge = own.charge.map(|charge| Money::from_micros(charge.as_micros() + 1));
                 }
             }
             (Disguise::LostSettlement, Reply::Settlements(Some(taken))) => {
@@ -434,10 +436,12 @@ fn step(command: Command<'static>) -> Step<'static> {
         Command::DispatchRoute { route } => Step::DispatchRoute { route },
         Command::DispatchTo { backend, max } => Step::DispatchTo { backend, max },
         Command::Heartbeat { lease } => Step::Heartbeat { lease },
-        Command::Release { lease } => Step::Release { lease },
+        Command::Release { lease, usage } => Step::Release { lease, usage },
+        Command::CancelLease { lease, usage } => Step::CancelLease { lease, usage },
+        Command::CorrectUsage { lease, usage } => Step::CorrectUsage { lease, usage },
         Command::Complete { lease, output, usage } => Step::Complete { lease, output, usage },
         Command::Fail { lease, failure, usage } => Step::Fail { lease, failure, usage },
-        Command::Cancel { job } => Step::Cancel { job },
+        Command::Cancel { job, usage } => Step::Cancel { job, usage },
         Command::Delete { job } => Step::Delete { job },
         other => panic!("{other:?} does not stand in a transaction"),
     }

@@ -72,7 +72,7 @@ impl Log {
     }
 
     pub(crate) fn cancel(&mut self, number: u128) -> Reply {
-        self.give(Command::Cancel { job: JobId::from_entropy(number) })
+        self.give(Command::Cancel { job: JobId::from_entropy(number), usage: Usage::unmeasured() })
     }
 
     pub(crate) fn delete(&mut self, number: u128) -> Reply {

@@ -52,11 +52,12 @@ const THEMES: [Theme; 19] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 13] = [
+const NEVER_REPLIED: [(u16, &str); 14] = [
     (604, "of the job store by itself"),
     (605, "of the job store by itself"),
     (1101, "of the billing collector by itself"),
     (1102, "of the billing collector by itself"),
+    (1104, "of a price by itself"),
     (1113, "of the outbox by itself"),
     (1201, "of a snapshot"),
     (1202, "of a snapshot"),

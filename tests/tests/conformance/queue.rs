@@ -38,7 +38,7 @@ pub(crate) fn basics() -> Log {
     log.wait(900);
     log.complete(leases[0], Usage::gpu(GpuNanos::from_millis(1_500), "GPU-8f2c"));
     log.give(Command::Complete { lease: leases[1], output: Output::inline("{}"), usage: Usage::unmeasured() });
-    log.give(Command::Release { lease: leases[2] });
+    log.give(Command::Release { lease: leases[2], usage: Usage::unmeasured() });
     log.submit(kit::job(5, "acme", kit::DEV).affinity("lora-7"));
     let more = log.dispatch_all();
     for lease in more {
@@ -226,7 +226,7 @@ pub(crate) fn fleet() -> Log {
     log.submit(kit::job(21, "acme", kit::WAN));
     log.dispatch_all();
     for lease in leases {
-        log.give(Command::Release { lease });
+        log.give(Command::Release { lease, usage: Usage::unmeasured() });
     }
     log.give(pause("image/flux/next/t2i"));
     log.give(pause("image/flux/other/t2i"));
@@ -264,7 +264,7 @@ pub(crate) fn breaker() -> Log {
     log.fail(probe[0], broken());
     log.wait_until_due(0);
     let probe = log.dispatch_all();
-    log.give(Command::Release { lease: probe[0] });
+    log.give(Command::Release { lease: probe[0], usage: Usage::unmeasured() });
     for _ in 0..2 {
         let probe = log.dispatch_all();
         log.wait(50);
@@ -340,7 +340,7 @@ pub(crate) fn lease_expiry() -> Log {
         log.dispatch_all();
     }
     log.give(Command::Progress { lease: leases[1], progress_ppm: 5 });
-    log.give(Command::Release { lease: leases[1] });
+    log.give(Command::Release { lease: leases[1], usage: Usage::unmeasured() });
     log.wait(40_000);
     log.give(Command::Heartbeat { lease: leases[0] });
     log.complete(LeaseId::from_u64(1_000), Usage::unmeasured());

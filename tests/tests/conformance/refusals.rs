@@ -60,11 +60,11 @@ pub(crate) fn transactions() -> Log {
         Step::Progress { lease: LeaseId::from_u64(3), progress_ppm: 1 },
     ]));
     log.give(Command::FirstOf(vec![
-        Step::All(vec![Leaf::Dispatch {}, Leaf::Cancel { job: kit::id(4) }]),
-        Step::All(vec![Leaf::Cancel { job: kit::id(4) }, Leaf::Delete { job: kit::id(4) }]),
+        Step::All(vec![Leaf::Dispatch {}, Leaf::Cancel { job: kit::id(4), usage: Usage::unmeasured() }]),
+        Step::All(vec![Leaf::Cancel { job: kit::id(4), usage: Usage::unmeasured() }, Leaf::Delete { job: kit::id(4) }]),
     ]));
     log.give(Command::All(vec![
-        Step::Release { lease: LeaseId::from_u64(3) },
+        Step::Release { lease: LeaseId::from_u64(3), usage: Usage::unmeasured() },
         Step::Fail {
             lease: LeaseId::from_u64(3),
             failure: Failure::new(FailureClass::Timeout, "late"),
@@ -79,7 +79,7 @@ pub(crate) fn transactions() -> Log {
         Step::All(vec![
             Leaf::Heartbeat { lease: lease(1) },
             Leaf::Progress { lease: lease(1), progress_ppm: 250_000 },
-            Leaf::Release { lease: lease(1) },
+            Leaf::Release { lease: lease(1), usage: Usage::unmeasured() },
             Leaf::DispatchRoute { route: Route::parse(kit::DEV).unwrap() },
         ]),
         Step::FirstOf(vec![Leaf::Fail { lease: fourth, failure: network, usage: Usage::unmeasured() }]),
@@ -87,11 +87,11 @@ pub(crate) fn transactions() -> Log {
     log.give(Command::All(vec![
         submit(6, kit::DEV),
         Step::DispatchTo { backend: "flux-1".into(), max: 1 },
-        Step::Release { lease: lease(5) },
+        Step::Release { lease: lease(5), usage: Usage::unmeasured() },
         Step::Dispatch {},
         Step::Fail { lease: sixth, failure: rejected, usage: Usage::unmeasured() },
         Step::Delete { job: kit::id(6) },
-        Step::Cancel { job: kit::id(1) },
+        Step::Cancel { job: kit::id(1), usage: Usage::unmeasured() },
     ]));
     log.dispatch_all();
     log.settle_all();
@@ -196,10 +196,10 @@ fn bad_results(log: &mut Log) {
     log.give(Command::Complete { lease, output: Output::url("ok"), usage: Usage::unmeasured() });
     for number in [0, 2, u64::MAX] {
         log.give(Command::Heartbeat { lease: LeaseId::from_u64(number) });
-        log.give(Command::Release { lease: LeaseId::from_u64(number) });
+        log.give(Command::Release { lease: LeaseId::from_u64(number), usage: Usage::unmeasured() });
     }
-    log.give(Command::Release { lease });
-    log.give(Command::Release { lease });
+    log.give(Command::Release { lease, usage: Usage::unmeasured() });
+    log.give(Command::Release { lease, usage: Usage::unmeasured() });
 }
 
 fn bad_operators(log: &mut Log) {
@@ -224,11 +224,11 @@ fn bad_operators(log: &mut Log) {
     log.give(Command::All(vec![]));
     log.give(Command::All(vec![Step::DispatchTo { backend: "flux-1".into(), max: 0 }]));
     log.give(Command::All(vec![
-        Step::Cancel { job: JobId::from_entropy(1) },
+        Step::Cancel { job: JobId::from_entropy(1), usage: Usage::unmeasured() },
         Step::Delete { job: JobId::from_entropy(77) },
     ]));
     log.submit(kit::job(9, "acme", kit::DEV).idempotency_key("k").tokens(0));
-    log.give(Command::Cancel { job: kit::id(3) });
+    log.give(Command::Cancel { job: kit::id(3), usage: Usage::unmeasured() });
     log.submit(kit::job(9, "acme", kit::DEV).idempotency_key("k").tokens(0));
     log.submit(kit::job(10, "acme", kit::DEV).idempotency_key("k").tokens(0).payload("other"));
 }

@@ -13,7 +13,7 @@ use libgateway_tests::rng::Rng;
 use crate::{JOB, deliver_too_late, gpu, running};
 
 fn call(request_id: &str) -> BillingCall<'_> {
-    BillingCall { request_id, customer: "acme", model: "flux/dev", tier: "" }
+    BillingCall { request_id, customer: Some("acme"), model: "flux/dev", tier: None }
 }
 
 fn collector() -> BillingCollector {

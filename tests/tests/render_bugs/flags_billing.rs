@@ -2,8 +2,8 @@
 
 use libgateway::error::{BillingError, LeaseError};
 use libgateway::{
-    BillingCall, BillingCollector, BillingCollectorConfig, CustomerPolicy, Gateway, GatewayConfig, GpuNanos, Money,
-    Output, PriceBook, Usage,
+    BillingCall, BillingCollector, BillingCollectorConfig, BillingPolicy, CustomerPolicy, Excess, Gateway,
+    GatewayConfig, GpuNanos, Money, Output, PriceBook, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, START, at, flux, id, job, secs};
 
@@ -14,7 +14,7 @@ fn collector() -> BillingCollector {
 }
 
 fn call<'a>(request_id: &'a str, customer: &'a str) -> BillingCall<'a> {
-    BillingCall { request_id, customer, model: "flux/dev", tier: "" }
+    BillingCall { request_id, customer: Some(customer), model: "flux/dev", tier: None }
 }
 
 #[test]
@@ -24,9 +24,21 @@ fn flag34_a_reading_of_the_clock_is_not_taken_for_a_difference() {
     let (mut rig, lease) = running();
     rig.pass(secs(2));
     let uptime = Usage::gpu(GpuNanos::from_secs(3_000_000), "GPU-1");
+    let settled = rig.gateway.complete(rig.now, lease.id, Output::url("u"), uptime).unwrap();
+    let (reported, billed) = (GpuNanos::from_secs(3_000_000), GpuNanos::from_millis(2_120));
+    assert_eq!((settled.reported, settled.usage, settled.capped), (reported, billed, true));
+    let told = rig.settlements().remove(0);
+    assert_eq!((told.reported, told.usage, told.capped, told.measured), (reported, billed, true, true));
+
+    // Where a measurement that cannot be is to be refused, the lease stays for a better one.
+    let refuse = BillingPolicy::default().excess(Excess::Refuse);
+    let mut rig = Rig::with_slots(GatewayConfig::default().billing(refuse), 1);
+    rig.submit(job(1, "acme", DEV));
+    let lease = rig.lease();
+    rig.pass(secs(2));
+    let uptime = Usage::gpu(GpuNanos::from_secs(3_000_000), "GPU-1");
     let refused = rig.gateway.complete(rig.now, lease.id, Output::url("u"), uptime);
-    let allowed_ns = 2_120_000_000;
-    let used_ns = 3_000_000_000_000_000;
+    let (allowed_ns, used_ns) = (2_120_000_000, 3_000_000_000_000_000);
     assert_eq!(refused, Err(LeaseError::Billing(BillingError::UsageExceedsElapsed { used_ns, allowed_ns })));
     // Nothing measured is told as that, and is the time of the lease.
     rig.complete(&lease);
@@ -88,7 +100,7 @@ fn flag37_a_settlement_names_device_customer_model_and_tier() {
     let devices: Vec<_> = told.devices.iter().map(|own| (&*own.device, own.gpu.as_nanos())).collect();
     assert_eq!(devices, [("GPU-8f2c", 2_000_000_000), ("GPU-11aa", 1_000_000_000)]);
     assert_eq!((told.usage, told.measured), (GpuNanos::from_secs(3), true));
-    assert_eq!((told.charge, told.price_version), (Money::from_micros(3_000), 4));
+    assert_eq!((told.charge, told.price_version), (Some(Money::from_micros(3_000)), 4));
     assert_eq!((told.created, told.started, told.finished), (START, Some(START), at(3)));
 }
 
@@ -147,9 +159,10 @@ fn flag38_the_sum_of_all_charges_is_the_sum_of_all_settlements() {
         let lease = rig.lease();
         rig.pass(secs(1));
         let usage = Usage::gpu(GpuNanos::from_nanos(1 + number * 3_333_333), "GPU-1");
-        told += rig.gateway.complete(rig.now, lease.id, Output::url("u"), usage).unwrap().charge.as_micros();
+        let charge = rig.gateway.complete(rig.now, lease.id, Output::url("u"), usage).unwrap().charge;
+        told += charge.unwrap().as_micros();
     }
-    let settled: u64 = rig.settlements().iter().map(|settlement| settlement.charge.as_micros()).sum();
+    let settled: u64 = rig.settlements().iter().filter_map(|settlement| settlement.charge).map(Money::as_micros).sum();
     assert_eq!((settled, rig.gateway.stats().charged_micros), (told, u128::from(told)));
     assert_eq!(Gateway::restore(&rig.gateway.snapshot()).unwrap().stats().charged_micros, u128::from(told));
     assert_eq!(rig.gateway.job(id(0)).map(|job| job.attempts), Some(0));

@@ -66,7 +66,7 @@ impl TryFrom<CollectorForm> for BillingCollector {
         };
         for (number, call) in calls {
             let Call { request_id, customer, model, tier, price_version, .. } = &call;
-            BillingCall { request_id, customer, model, tier }.validate()?;
+            BillingCall { request_id, customer: customer.as_deref(), model, tier: tier.as_deref() }.validate()?;
             if *price_version > collector.prices.version() {
                 return contradiction("price_version", "prices");
             }

@@ -32,32 +32,32 @@ impl<T> History<T> {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Prices {
     pub(super) version: u32,
-    prices: Vec<(String, String, u64)>,
+    prices: Vec<(String, String, (u64, u64))>,
 }
 
 impl Prices {
     pub(super) fn of(book: &PriceBook) -> Self {
-        let told = serde_json::to_value(book).unwrap();
-        let text = |own: &serde_json::Value, field: &str| own[field].as_str().unwrap_or_default().to_owned();
-        let prices = told["prices"].as_array().unwrap().iter();
-        let prices = prices
-            .map(|own| (text(own, "model"), text(own, "tier"), own["micros_per_second"].as_u64().unwrap_or_default()));
+        let prices = book
+            .prices()
+            .map(|(model, tier, price)| (model.to_owned(), tier.to_owned(), (price.micros(), price.per().as_nanos())));
         Self { version: book.version(), prices: prices.collect() }
     }
 
-    /// The price of a GPU-second: the entry that says most wins.
-    pub(super) fn per_second(&self, model: &str, tier: &str) -> Option<u64> {
-        let fits = |own: &&(String, String, u64)| (own.0 == model || own.0 == "*") && (own.1 == tier || own.1 == "*");
+    /// Micro-units, and for how many nanoseconds: the entry that says most wins.
+    pub(super) fn price(&self, model: &str, tier: &str) -> Option<(u64, u64)> {
+        let fits =
+            |own: &&(String, String, (u64, u64))| (own.0 == model || own.0 == "*") && (own.1 == tier || own.1 == "*");
         let best = self.prices.iter().filter(fits).max_by_key(|own| (own.0 == model, own.1 == tier));
         best.map(|own| own.2)
     }
 
     /// Usage times price: the micro-unit nearest to the exact product, the even one of two that are equally near.
     pub(super) fn charge(&self, model: &str, tier: &str, nanos: u64) -> Option<u64> {
-        let billionths = u128::from(nanos) * u128::from(self.per_second(model, tier)?);
-        let below = billionths / 1_000_000_000;
+        let (micros, per) = self.price(model, tier)?;
+        let (parts, per) = (u128::from(nanos) * u128::from(micros), u128::from(per));
+        let below = parts / per;
         let above = below + 1;
-        let (down, up) = (billionths - below * 1_000_000_000, above * 1_000_000_000 - billionths);
+        let (down, up) = (parts - below * per, above * per - parts);
         let nearest = if up < down || (up == down && above % 2 == 0) { above } else { below };
         Some(nearest as u64)
     }

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use libgateway::{Batch, Settlement};
+use libgateway::{Batch, Payer, Settlement};
 
+use super::spending::Line;
 use super::timeline::Now;
 use super::{Auditor, expect};
 use crate::sim::world::Check;
@@ -15,6 +16,9 @@ pub(super) struct Ledger {
     /// Batches in flight, and when they come back by themselves.
     out: Vec<(Batch, u64)>,
     pub(super) charged: u128,
+    pub(super) credited: u128,
+    /// What corrections must say, by number: the lease, its line before and after, when it was told.
+    corrections: BTreeMap<u64, (u64, (Line, Line), u64)>,
 }
 
 impl Ledger {
@@ -48,7 +52,8 @@ impl Ledger {
             return Ok(false);
         }
         expect(own.number == self.seen.len() as u64 + 1, "settlements numbered without gaps")?;
-        self.charged += u128::from(own.charge.as_micros());
+        self.charged += own.charge.map_or(0, |charge| u128::from(charge.as_micros()));
+        self.credited += own.correction.map_or(0, |own| u128::from(own.charge_credit.as_micros()));
         self.seen.insert(own.number, own.clone());
         Ok(true)
     }
@@ -72,9 +77,17 @@ impl Ledger {
         expect(count == expected, "a batch in flight given back whole")
     }
 
+    pub(super) fn expect_correction(&mut self, number: u64, lease: u64, lines: (Line, Line), at: u64) {
+        self.corrections.insert(number, (lease, lines, at));
+    }
+
+    pub(super) fn corrections(&self) -> u64 {
+        self.corrections.len() as u64
+    }
+
     /// Settlements not confirmed when so many jobs have ended.
     pub(super) fn unconfirmed(&self, ended: usize) -> usize {
-        ended - self.confirmed.len()
+        ended + self.corrections.len() - self.confirmed.len()
     }
 
     /// Whether all settlements that are not confirmed are in flight.
@@ -91,6 +104,9 @@ impl Ledger {
 impl Auditor {
     /// Holds a settlement against the job it is for.
     pub(super) fn audit(&mut self, own: &Settlement) -> Check {
+        if own.correction.is_some() {
+            return self.audit_correction(own);
+        }
         let id = own.job;
         // An id that was used again stands for several jobs; the first settlement is for the first.
         let mut jobs = self.jobs.iter_mut().filter(|job| job.submit.id == id);
@@ -104,20 +120,72 @@ impl Auditor {
         expect(times == (job.created, job.started), "creation and last start of the job")?;
         let counts = (u32::from(own.attempts), u32::from(own.requeues));
         expect(counts == (job.attempts, job.requeues), "attempts and requeues of the job")?;
-        let time = (own.usage.as_nanos(), own.absorbed.as_nanos());
-        let books = (job.billed, job.absorbed);
-        expect(time == books, &format!("usage and absorbed time recomputed, {books:?}"))?;
+        let account = &job.settled;
+        let time = (own.reported.as_nanos(), own.usage.as_nanos(), own.absorbed.as_nanos());
+        let books = (account.reported(), account.billed(), account.absorbed());
+        expect(time == books, &format!("reported, paid and absorbed time recomputed, {books:?}"))?;
+        expect(own.measured == account.is_measured(), "measured exactly if all is that is paid")?;
+        expect(account.capped == own.capped, "flagged exactly where a report was beyond the possible")?;
+        let devices: u64 = own.devices.iter().map(|own| own.gpu.as_nanos()).sum();
+        expect(devices == account.by_device(), "the devices of all paid attempts")?;
 
-        let (model, usage) = (&job.model, job.billed);
+        let (model, usage) = (&job.model, account.billed());
         let account = self.accounts.get(&*own.customer).ok_or("a customer nobody knows")?;
         let tiers: Vec<&String> = account.tiers_at(at).collect();
         expect(tiers.iter().any(|tier| ***tier == *own.tier), "the customer's tier")?;
         let mut books = self.prices.at(at).filter(|book| book.version == own.price_version);
         let book = books.next().ok_or("the price book in force")?;
-        let price = book.per_second(model, &own.tier);
-        expect(own.price.map(|price| price.as_micros()) == price, "the price of the book")?;
-        let charge = book.charge(model, &own.tier, usage).unwrap_or(0);
-        expect(own.charge.as_micros() == charge, "the charge recomputed from the price book")
+        let price = book.price(model, &own.tier);
+        let told = own.price.map(|price| (price.micros(), price.per().as_nanos()));
+        expect(told == price, "the price of the book")?;
+        let charge = book.charge(model, &own.tier, usage);
+        expect(own.charge.map(|charge| charge.as_micros()) == charge, "the charge recomputed from the price book")
+    }
+
+    /// A correction says the difference that a late usage makes, at the price of the entry it corrects.
+    fn audit_correction(&mut self, own: &Settlement) -> Check {
+        let correction = own.correction.ok_or("a correction without one")?;
+        let known = self.ledger.corrections.get(&own.number).ok_or("a correction nobody asked for")?;
+        let (lease, (before, after), at) = *known;
+        expect((correction.lease.as_u64(), correction.at.as_nanos()) == (lease, at), "lease and time of a correction")?;
+        let first = self.ledger.seen.get(&correction.corrects).ok_or("a correction of an entry after it")?;
+        expect(first.job == own.job && first.correction.is_none(), "a correction of the job's first entry")?;
+        let same =
+            |own: &Settlement| (own.customer.clone(), own.route.clone(), own.price, own.price_version, own.created);
+        expect(same(first) == same(own), "a correction at the price of the first entry")?;
+        let (more, less) = (after.billed.saturating_sub(before.billed), before.billed.saturating_sub(after.billed));
+        let paid = before.payer == Payer::Customer;
+        let part = |nanos: u64, paid: bool| if paid { nanos } else { 0 };
+        let told = (own.usage.as_nanos(), correction.usage_credit.as_nanos());
+        expect(told == (part(more, paid), part(less, paid)), "the difference in what is paid")?;
+        let told = (own.absorbed.as_nanos(), correction.absorbed_credit.as_nanos());
+        expect(told == (part(more, !paid), part(less, !paid)), "the difference in what is absorbed")?;
+        let books = self.prices.at(first.finished.as_nanos());
+        let mut books = books.filter(|book| book.version == own.price_version);
+        let book = books.next().ok_or("the price book in force")?;
+        let model = own.route.split_once('/').map_or("", |(_, rest)| rest.split('?').next().unwrap_or(""));
+        let cost = |nanos: u64| book.charge(model, &own.tier, part(nanos, paid));
+        let told = (own.charge.map(|own| own.as_micros()), correction.charge_credit.as_micros());
+        expect(told == (cost(more), cost(less).unwrap_or(0)), "the charge of the difference")
+    }
+
+    /// When all is told: what the entries of each job sum up to is what its leases used.
+    pub(super) fn balance(&self) -> Check {
+        let mut sums: BTreeMap<u64, (i128, i128)> = BTreeMap::new();
+        for own in self.ledger.seen.values() {
+            let first = own.correction.map_or(own.number, |correction| correction.corrects);
+            let back =
+                own.correction.map_or((0, 0), |own| (own.usage_credit.as_nanos(), own.absorbed_credit.as_nanos()));
+            let sum = sums.entry(first).or_default();
+            sum.0 += i128::from(own.usage.as_nanos()) - i128::from(back.0);
+            sum.1 += i128::from(own.absorbed.as_nanos()) - i128::from(back.1);
+        }
+        for job in &self.jobs {
+            let sum = job.settlement.and_then(|number| sums.get(&number));
+            let books = (i128::from(job.account.billed()), i128::from(job.account.absorbed()));
+            expect(sum == Some(&books), "the entries of a job sum up to what it used")?;
+        }
+        Ok(())
     }
 }
 

@@ -4,19 +4,21 @@
 mod books;
 mod idle;
 mod ledger;
+mod spending;
 mod timeline;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::{
-    AfterFailure, Backend, Command, Event, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobState, Lease,
-    Payer, Reply, Route, Submit, TakenSettlements, Usage,
+    AfterFailure, Backend, Command, Corrected, Event, EventKind, Failure, FailureClass, Gateway, GatewayConfig,
+    JobState, Lease, Payer, Reply, Route, Submit, TakenSettlements, Usage,
 };
 
 use super::world::Check;
 use books::{Account, History, Prices};
 use ledger::Ledger;
-use timeline::{Attempt, Job, Live, Now};
+use spending::Attempt;
+use timeline::{Job, Live, Now};
 
 pub(super) struct Auditor {
     config: GatewayConfig,
@@ -99,11 +101,13 @@ impl Auditor {
                 | Command::Progress { lease, .. }
                 | Command::Complete { lease, .. }
                 | Command::Fail { lease, .. }
-                | Command::Release { lease },
+                | Command::Release { lease, .. }
+                | Command::CancelLease { lease, .. }
+                | Command::CorrectUsage { lease, .. },
                 _,
             ) => self.follow_lease(command, lease.as_u64(), reply),
-            (Command::Cancel { job }, Reply::Done {}) => self.cancelled(job.as_u128()),
-            (Command::Cancel { job }, Reply::Error(error)) => {
+            (Command::Cancel { job, usage }, Reply::Done {}) => self.cancelled(job.as_u128(), usage),
+            (Command::Cancel { job, .. }, Reply::Error(error)) => {
                 let ended = self.by_id.get(&job.as_u128()).is_none_or(|index| self.jobs[*index].has_ended());
                 expect(ended && matches!(error.number, 601 | 602), "a live job cancelled")
             }
@@ -159,23 +163,37 @@ impl Auditor {
                 expect(deadline.as_nanos() == live.deadline, "a deadline one lease time from now")
             }
             (Command::Complete { usage, .. }, Reply::Completed(settled)) => {
+                let billing = self.config.billing;
                 let job = self.holder(lease)?;
-                job.end_attempt(now, Attempt::of(usage, Payer::Customer));
+                job.end_attempt(now, Attempt::of(usage, Payer::Customer), &billing);
                 job.end(JobState::Complete, now);
-                expect(settled.job == job.submit.id && settled.usage.as_nanos() == job.billed, "the usage recomputed")?;
-                let (usage, model, name) = (job.billed, job.model.clone(), job.submit.customer.to_string());
+                let (billed, reported) = (settled.usage.as_nanos(), settled.reported.as_nanos());
+                let books = (job.account.billed(), job.account.reported());
+                expect(settled.job == job.submit.id && (billed, reported) == books, "the usage recomputed")?;
+                expect(settled.capped == job.account.capped, "what is beyond the possible flagged")?;
+                let (usage, model, name) = (billed, job.model.clone(), job.submit.customer.to_string());
                 let tier = self.account(&name).tier().to_owned();
-                let charge = self.prices.latest().charge(&model, &tier, usage).unwrap_or(0);
-                expect(settled.charge.as_micros() == charge, "the charge recomputed from the price book")?;
+                let charge = self.prices.latest().charge(&model, &tier, usage);
+                expect(
+                    settled.charge.map(|charge| charge.as_micros()) == charge,
+                    "the charge recomputed from the price book",
+                )?;
                 self.ended(lease);
                 Ok(())
             }
             (Command::Fail { failure, usage, .. }, Reply::Failed(after)) => self.failed(lease, failure, usage, *after),
-            (Command::Release { .. }, Reply::Released { job: id }) => {
+            (Command::CancelLease { usage, .. }, Reply::Cancelled { job: id }) => {
+                expect(self.holder(lease)?.submit.id == *id, "the lease's own job cancelled")?;
+                self.cancelled(id.as_u128(), usage)
+            }
+            (Command::CorrectUsage { usage, .. }, Reply::Corrected(corrected)) => {
+                self.corrected(lease, usage, corrected)
+            }
+            (Command::Release { usage, .. }, Reply::Released { job: id }) => {
+                let billing = self.config.billing;
                 let job = self.holder(lease)?;
                 expect(job.submit.id == *id, "the lease's own job released")?;
-                // It was given back unused.
-                job.lease = None;
+                job.end_attempt(now, Attempt::of(usage, billing.released), &billing);
                 job.requeues += 1;
                 job.wait(now, (now, now));
                 self.leases.remove(&lease);
@@ -271,13 +289,14 @@ impl Auditor {
         let deadline = now.saturating_add(lease_for);
         expect(lease.deadline.as_nanos() == deadline, "a deadline one lease time from now")?;
 
+        let gpus = u64::from(machine.spec.devices);
         let running = self.count(&submit.customer, true);
         let (customer, cost) = (submit.customer.to_string(), if job.paid { 0 } else { submit.tokens });
         let account = self.account(&customer);
         expect(running < account.policy().running_max, "no more running jobs than the customer may have")?;
         expect(account.take(cost, now), "no more starts than the rate allows")?;
         let backend = lease.backend.to_string();
-        self.jobs[index].start(now, Live { backend, granted: now, deadline, lease_for });
+        self.jobs[index].start(now, Live { backend, granted: now, deadline, lease_for, gpus, id });
         self.leases.insert(id, index);
         Ok(())
     }
@@ -302,10 +321,10 @@ impl Auditor {
     }
 
     fn failed(&mut self, lease: u64, failure: &Failure, usage: &Usage<'_>, after: AfterFailure) -> Check {
-        let (now, payer) = (self.now, self.config.billing.failed);
+        let (now, billing) = (self.now, self.config.billing);
         let backoff = self.config.backoff;
         let job = self.holder(lease)?;
-        job.end_attempt(now, Attempt::of(usage, payer));
+        job.end_attempt(now, Attempt::of(usage, billing.failed), &billing);
         job.attempts += 1;
         let retriable = failure.retriable.unwrap_or(match failure.class {
             FailureClass::Timeout | FailureClass::Connection | FailureClass::Network => true,
@@ -336,20 +355,48 @@ impl Auditor {
     /// A lease that a worker may not speak of any more must indeed have ended.
     fn refused(&self, lease: u64, number: u16) -> Check {
         match number {
+            511 => expect(self.leases.contains_key(&lease), "a live lease told of with its result"),
+            512 => {
+                let line = self.jobs.iter().find_map(|job| job.account.lines.get(&lease));
+                let over = |at: u64| at.saturating_add(self.config.billing.late_usage_for.as_nanos()) <= self.now;
+                expect(line.is_some_and(|line| over(line.at)), "a usage taken within its time")
+            }
             501 => expect(!self.leases.contains_key(&lease) && lease <= self.last_lease, "a live lease heard"),
             502 => expect(lease == 0 || lease > self.last_lease, "a lease that was granted known"),
             _ => Ok(()),
         }
     }
 
-    fn cancelled(&mut self, id: u128) -> Check {
+    /// A usage told late: the books say from now on what was told last.
+    fn corrected(&mut self, lease: u64, usage: &Usage<'_>, corrected: &Corrected) -> Check {
+        let (now, billing) = (self.now, self.config.billing);
+        let holder = self.jobs.iter_mut().find(|job| job.account.lines.contains_key(&lease));
+        let job = holder.ok_or("a lease that has not ended corrected")?;
+        let line = job.account.lines.get_mut(&lease).ok_or("a lease without a line in the books")?;
+        expect(now < line.at.saturating_add(billing.late_usage_for.as_nanos()), "no correction after its time")?;
+        let old = *line;
+        line.tell(Some(usage), &billing);
+        let new = *line;
+        let told = (corrected.reported.as_nanos(), corrected.billed.as_nanos(), corrected.capped);
+        expect(told == (new.reported, new.billed, new.reported > new.billed), "a late usage capped as any other")?;
+        job.account.capped |= told.2;
+        let settled = job.has_ended() && old.billed != new.billed;
+        expect(
+            settled == corrected.settlement.is_some(),
+            "an entry exactly for a settled job that comes to another sum",
+        )?;
+        if let Some(number) = corrected.settlement {
+            self.ledger.expect_correction(number, lease, (old, new), now);
+        }
+        Ok(())
+    }
+
+    fn cancelled(&mut self, id: u128, usage: &Usage<'_>) -> Check {
         let index = *self.by_id.get(&id).ok_or("a job nobody submitted was cancelled")?;
-        let (now, payer) = (self.now, self.config.billing.cancelled);
+        let (now, billing) = (self.now, self.config.billing);
         let job = &mut self.jobs[index];
         expect(!job.has_ended(), "only a live job cancelled")?;
-        if job.lease.is_some() {
-            job.end_attempt(now, Attempt::unmeasured(payer));
-        }
+        job.end_attempt(now, Attempt::of(usage, billing.cancelled), &billing);
         job.end(JobState::Cancelled, now);
         self.leases.retain(|_, holder| *holder != index);
         self.live.remove(&index);
@@ -451,9 +498,16 @@ impl Auditor {
             expect(job.end_told, &format!("the end of {} told", job.submit.id))?;
             expect(job.settlement.is_some(), &format!("{} settled", job.submit.id))?;
         }
-        expect(self.ledger.all_confirmed() == self.jobs.len() as u64, "one settlement for each job")?;
         let stats = gateway.stats();
+        let corrections = self.ledger.corrections();
+        expect(stats.counters.corrections == corrections, "the number of corrections")?;
+        expect(
+            self.ledger.all_confirmed() == self.jobs.len() as u64 + corrections,
+            "one first settlement for each job, and its corrections",
+        )?;
         expect(stats.charged_micros == self.ledger.charged, "the sum of all charges")?;
+        expect(stats.credited_micros == self.ledger.credited, "the sum of all that was given back")?;
+        self.balance()?;
         expect(stats.counters.submitted == self.jobs.len() as u64, "the number of jobs")
     }
 }

@@ -1,8 +1,9 @@
 //! A job's way through time: which deadline ended what, and when.
 
-use libgateway::{BackoffConfig, GatewayConfig, JobState, Payer, Span, Submit, Timeouts, Usage};
+use libgateway::{BackoffConfig, GatewayConfig, JobState, Span, Submit, Timeouts};
 
 use super::Auditor;
+use super::spending::{Attempt, Spending};
 
 #[derive(Clone, Debug)]
 pub(super) struct Job {
@@ -20,9 +21,9 @@ pub(super) struct Job {
     pub(super) attempts: u32,
     pub(super) requeues: u32,
     losses: u32,
-    /// GPU time the customer pays for, and what nobody pays for.
-    pub(super) billed: u64,
-    pub(super) absorbed: u64,
+    pub(super) account: Spending,
+    /// The same as it was at the end.
+    pub(super) settled: Spending,
     pub(super) end_told: bool,
     /// The number of its settlement.
     pub(super) settlement: Option<u64>,
@@ -52,23 +53,9 @@ pub(super) struct Live {
     pub(super) granted: u64,
     pub(super) deadline: u64,
     pub(super) lease_for: u64,
-}
-
-/// What an attempt used: measured, or the time its lease lasted.
-pub(super) struct Attempt {
-    measured: Option<u64>,
-    payer: Payer,
-}
-
-impl Attempt {
-    pub(super) fn of(usage: &Usage<'_>, payer: Payer) -> Self {
-        let total = usage.devices().map(|device| device.gpu_ns.as_nanos()).sum();
-        Self { measured: usage.is_measured().then_some(total), payer }
-    }
-
-    pub(super) fn unmeasured(payer: Payer) -> Self {
-        Self { measured: None, payer }
-    }
+    /// GPUs that work for it.
+    pub(super) gpus: u64,
+    pub(super) id: u64,
 }
 
 impl Job {
@@ -92,8 +79,8 @@ impl Job {
             attempts: 0,
             requeues: 0,
             losses: 0,
-            billed: 0,
-            absorbed: 0,
+            account: Spending::default(),
+            settled: Spending::default(),
             end_told: false,
             settlement: None,
             gone: false,
@@ -118,17 +105,9 @@ impl Job {
         self.now = Now::Waiting { since: now, hold };
     }
 
-    pub(super) fn end_attempt(&mut self, at: u64, attempt: Attempt) {
-        let Some(live) = self.lease.take() else { return };
-        let gpu = attempt.measured.unwrap_or(at - live.granted);
-        match attempt.payer {
-            Payer::Customer => self.billed += gpu,
-            Payer::House => self.absorbed += gpu,
-        }
-    }
-
     pub(super) fn end(&mut self, state: JobState, at: u64) {
         self.now = Now::Ended { state, at };
+        self.settled = self.account.clone();
     }
 
     fn after(from: u64, span: Option<Span>) -> u64 {
@@ -155,10 +134,10 @@ impl Job {
         if self.is_waiting() {
             self.end(JobState::Cancelled, at);
         } else if total {
-            self.end_attempt(at, Attempt::unmeasured(config.billing.failed));
+            self.end_attempt(at, Attempt::unmeasured(config.billing.failed), &config.billing);
             self.end(JobState::Error, at);
         } else if run {
-            self.end_attempt(at, Attempt::unmeasured(config.billing.failed));
+            self.end_attempt(at, Attempt::unmeasured(config.billing.failed), &config.billing);
             self.attempts += 1;
             if self.attempts <= config.backoff.retries {
                 let (low, high) = wait(&config.backoff, self.attempts, None);
@@ -167,7 +146,7 @@ impl Job {
                 self.end(JobState::Error, at);
             }
         } else {
-            self.end_attempt(at, Attempt::unmeasured(config.billing.lost));
+            self.end_attempt(at, Attempt::unmeasured(config.billing.lost), &config.billing);
             self.losses += 1;
             if self.losses > u32::from(config.losses_max) {
                 self.end(JobState::Error, at);

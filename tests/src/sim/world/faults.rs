@@ -48,7 +48,7 @@ impl World {
             14 => self.put_prices()?,
             15 | 16 => {
                 if let Some(job) = self.any_job() {
-                    self.call(Command::Cancel { job })?;
+                    self.call(Command::Cancel { job, usage: Usage::unmeasured() })?;
                 }
             }
             17 => {
@@ -135,8 +135,8 @@ impl World {
         let usage = Usage::unmeasured();
         let command = match self.rng.below(6) {
             0 => Command::Heartbeat { lease },
-            1 => Command::Release { lease: LeaseId::from_u64(u64::MAX - number) },
-            2 => Command::Cancel { job },
+            1 => Command::Release { lease: LeaseId::from_u64(u64::MAX - number), usage: Usage::unmeasured() },
+            2 => Command::Cancel { job, usage: Usage::unmeasured() },
             3 => Command::ConfirmSettlements { batch: Batch { id: u64::MAX, ..batch } },
             4 => Command::DispatchTo { backend: "nobody".into(), max: 1 },
             _ => Command::Complete { lease: LeaseId::from_u64(u64::MAX - number), output, usage },

@@ -118,18 +118,17 @@ impl World {
 
     pub(super) fn finish(&mut self, lease: u64) -> Check {
         let Some(work) = self.works.remove(&lease) else { return Ok(()) };
+        let lasted = self.machine_time().saturating_sub(work.granted);
         let command = self.result(&work);
         let reply = self.call(command.clone())?;
-        if let Some(1103) = reply.error().map(|error| error.number) {
-            // The clock was not what the worker took it for: it tells no time then.
-            let command = match command.clone() {
-                Command::Complete { lease, output, .. } => {
-                    Command::Complete { lease, output, usage: Usage::unmeasured() }
-                }
-                Command::Fail { lease, failure, .. } => Command::Fail { lease, failure, usage: Usage::unmeasured() },
-                other => other,
-            };
-            self.call(command)?;
+        if reply.error().is_some_and(|error| error.number == 1103) {
+            return Err("a result refused for its usage".to_owned());
+        }
+        if self.rng.percent(15) {
+            // The profiler's figures come later than the result.
+            let late = self.rng.below(4 * self.options.config.billing.late_usage_for.as_nanos() / 3);
+            let told = lasted - self.rng.below(lasted / 2 + 1);
+            self.later(late, Happening::Late(lease, told));
         }
         if !self.calm && self.rng.percent(self.options.mishaps / 2) {
             // The same answer once more, or another one.
@@ -139,13 +138,26 @@ impl World {
         Ok(())
     }
 
+    /// Tells what a lease used that has ended long ago.
+    pub(super) fn tell_late(&mut self, lease: u64, nanos: u64) -> Check {
+        let usage = Usage::gpu(GpuNanos::from_nanos(nanos), "GPU-1");
+        let command = Command::CorrectUsage { lease: LeaseId::from_u64(lease), usage };
+        self.call(command.clone())?;
+        if self.rng.percent(30) {
+            self.call(command)?;
+        }
+        Ok(())
+    }
+
     fn result(&mut self, work: &Work) -> Command<'static> {
         let lease = work.lease.id;
         let lasted = self.machine_time().saturating_sub(work.granted);
         let rng = &mut self.rng;
-        let usage = match rng.below(10) {
-            0..=3 => Usage::unmeasured(),
-            4..=8 => Usage::gpu(GpuNanos::from_nanos(rng.below(lasted + 1)), "GPU-1"),
+        let usage = match rng.below(40) {
+            // Days, where it was seconds: the reading of a clock, not a difference.
+            0 => Usage::gpu(GpuNanos::from_secs(86_400 + rng.below(86_400)), "GPU-1"),
+            1..=15 => Usage::unmeasured(),
+            16..=35 => Usage::gpu(GpuNanos::from_nanos(rng.below(lasted + 1)), "GPU-1"),
             _ => Usage::gpu(GpuNanos::from_nanos(rng.below(lasted + 1)), "GPU-1")
                 .and_gpu(GpuNanos::from_nanos(rng.below(lasted + 1)), "GPU-2"),
         };
@@ -153,7 +165,10 @@ impl World {
             return Command::Complete { lease, output: Output::url("s3://out/1.webp"), usage };
         }
         if !self.calm && rng.percent(10) {
-            return Command::Release { lease };
+            return match rng.below(3) {
+                0 => Command::CancelLease { lease, usage },
+                _ => Command::Release { lease, usage },
+            };
         }
         let class = *rng.pick(&[
             FailureClass::Connection,
