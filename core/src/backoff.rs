@@ -444,7 +444,7 @@ mod tests {
             base in any::<u64>(), shift in 0_u32..64, factor in 1_u32..=1_000, attempt in 1_u32..200,
         ) {
             let base = base >> shift;
-            let config = BackoffConfig::default().factor_ppm(factor * ONE_PPM).base(Span::from_nanos(base)).max(Span::MAX);
+            let config = exact().factor_ppm(factor * ONE_PPM).base(Span::from_nanos(base)).max(Span::MAX);
             let mut naive = u128::from(base);
             for _ in 1..attempt {
                 naive = (naive * u128::from(factor)).min(u128::from(u64::MAX));
@@ -461,7 +461,7 @@ mod tests {
         ) {
             for attempt in [attempt, attempt % 64 + 1] {
                 let max = Span::from_nanos(base.saturating_mul(1 << 20));
-                let config = BackoffConfig::default().factor_ppm(factor_ppm).base(Span::from_nanos(base)).max(max);
+                let config = exact().factor_ppm(factor_ppm).base(Span::from_nanos(base)).max(max);
                 let (now, later) = (backoff(config).delay(0, attempt, None), backoff(config).delay(0, attempt + 1, None));
                 prop_assert!(now.as_nanos() >= base && now <= later && later <= max, "{now} {later} {max}");
             }
@@ -469,7 +469,7 @@ mod tests {
 
         #[test]
         fn half_steps_agree_with_exact_fractions(base in 1_u64..1 << 36, attempt in 1_u32..=28) {
-            let config = BackoffConfig::default().factor_ppm(1_500_000).base(Span::from_nanos(base)).max(Span::MAX);
+            let config = exact().factor_ppm(1_500_000).base(Span::from_nanos(base)).max(Span::MAX);
             let (above, below) = (u128::from(base) * 3_u128.pow(attempt - 1), 2_u128.pow(attempt - 1));
             let nearest = (2 * above + below) / (2 * below);
             prop_assert_eq!(u128::from(backoff(config).delay(0, attempt, None).as_nanos()), nearest);
@@ -481,7 +481,7 @@ mod tests {
             max in any::<u64>(), base in any::<u64>(), floor in proptest::option::of(any::<u64>()),
             now in any::<u64>(), first in any::<u64>(), total in proptest::option::of(any::<u64>()),
         ) {
-            let config = BackoffConfig::default()
+            let config = exact()
                 .base(Span::from_nanos(base.min(max)))
                 .max(Span::from_nanos(max))
                 .jitter_ppm(jitter_ppm)

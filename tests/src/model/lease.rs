@@ -324,6 +324,7 @@ impl Model {
                 bill: None,
             });
         }
+        self.charge(index, spent.gpu);
         spent
     }
 
