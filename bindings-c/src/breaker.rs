@@ -233,11 +233,14 @@ pub unsafe extern "C" fn gateway_breaker_read(
     guard(|| {
         // SAFETY: the caller's promise.
         let status = unsafe { Out::required(status, "status") }?;
-        status.set(with(breaker, |breaker| {
-            // A question takes note of a step of the clock, too: somebody may ask nothing else.
-            breaker.handle_timeout(at(now));
-            Ok(breaker.status(at(now)))
-        })?.into());
+        status.set(
+            with(breaker, |breaker| {
+                // A question takes note of a step of the clock, too: somebody may ask nothing else.
+                breaker.handle_timeout(at(now));
+                Ok(breaker.status(at(now)))
+            })?
+            .into(),
+        );
         Ok(GATEWAY_OK)
     })
 }

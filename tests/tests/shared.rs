@@ -11,8 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use libgateway::{
     Abort, Backend, BackendKind, CustomerPolicy, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobId,
-    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, SystemClock, Timestamp,
-    Usage,
+    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, SystemClock, Timestamp, Usage,
 };
 
 /// A gateway with one backend of `slots`, on a real clock that starts at a round number.
@@ -274,7 +273,10 @@ fn the_system_clock_begins_at_the_walls_time_and_never_goes_back() {
     any_thread::<SystemClock>();
     let clock = SystemClock::new();
     let wall = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-    assert!(clock.now().as_nanos().abs_diff(wall.as_nanos() as u64) < 3_600_000_000_000, "about what a wall clock shows");
+    assert!(
+        clock.now().as_nanos().abs_diff(wall.as_nanos() as u64) < 3_600_000_000_000,
+        "about what a wall clock shows"
+    );
     let threads: Vec<_> = (0..4)
         .map(|_| {
             thread::spawn(move || {

@@ -210,8 +210,7 @@ impl PyLease {
         let id = self.lease.id;
         let Some(exc) = exc.filter(|_| exc_type.is_some()) else {
             let failure = Failure::new(FailureClass::Backend, "the worker ended without a result");
-            let failed =
-                self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            let failed = self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
             return match self.ends(failed) {
                 Ok(_) => Err(own(py, Own::NoResult)),
                 // Cancelled or lost in between: it has ended, and nobody waits for its result.
@@ -221,8 +220,7 @@ impl PyLease {
         };
         let told = if exc.is_instance_of::<PyException>() {
             let failure = Failure::new(class_of(exc)?, message_of(exc)?);
-            let failed =
-                self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            let failed = self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
             failed.map(|_| ())
         } else {
             self.say(py, None, |core, now| core.release(now, id))?.map(|_| ())

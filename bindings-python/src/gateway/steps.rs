@@ -199,10 +199,13 @@ impl PyGateway {
             Reply::Completed(settled) => Ok(PySettled(settled).into_pyobject(py)?.into_any()),
             Reply::Failed(after) => Ok(retry_at(after).into_pyobject(py)?.into_any()),
             Reply::All(replies) => {
-                let answers: PyResult<Vec<_>> = replies.into_iter().map(|reply| Self::answer(slf, reply, timed)).collect();
+                let answers: PyResult<Vec<_>> =
+                    replies.into_iter().map(|reply| Self::answer(slf, reply, timed)).collect();
                 Ok(PyList::new(py, answers?)?.into_any())
             }
-            Reply::First { index, reply } => Ok((index, Self::answer(slf, *reply, timed)?).into_pyobject(py)?.into_any()),
+            Reply::First { index, reply } => {
+                Ok((index, Self::answer(slf, *reply, timed)?).into_pyobject(py)?.into_any())
+            }
             Reply::Error(error) => Err(of_reply(py, &error)),
             _ => none(),
         }

@@ -26,7 +26,8 @@ impl Pace {
             self.steps += 1;
         } else {
             let passed = reading - self.reading;
-            let punctual = awaited.is_some_and(|at| at > self.now && self.now + passed >= at.saturating_sub(250_000_000));
+            let punctual =
+                awaited.is_some_and(|at| at > self.now && self.now + passed >= at.saturating_sub(250_000_000));
             let back = if passed < self.back { 0 } else { core::mem::take(&mut self.back) };
             let returned = !punctual && (self.steps > 1 || passed - back <= back / 64);
             self.now += passed - if returned { back } else { 0 };

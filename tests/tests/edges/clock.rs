@@ -106,14 +106,20 @@ impl Host {
     fn run(&mut self, until: u64) {
         loop {
             let beat = self.workers.iter().map(|(_, beat)| *beat).min();
-            let Some(next) = [beat, self.wakes].into_iter().flatten().min().filter(|next| *next <= until) else { break };
+            let Some(next) = [beat, self.wakes].into_iter().flatten().min().filter(|next| *next <= until) else {
+                break;
+            };
             self.time = self.time.max(next);
             let now = self.now();
             match self.workers.iter_mut().find(|(_, beat)| *beat <= self.time) {
                 Some((lease, beat)) => {
                     *beat += 20 * SECOND;
                     let lease = *lease;
-                    assert!(self.rig.gateway.heartbeat(now, lease).is_ok(), "lease {lease:?} was lost at {}", self.time);
+                    assert!(
+                        self.rig.gateway.heartbeat(now, lease).is_ok(),
+                        "lease {lease:?} was lost at {}",
+                        self.time
+                    );
                 }
                 None => _ = self.rig.gateway.advance(now),
             }
@@ -145,10 +151,8 @@ fn no_step_ends_a_lease_whose_worker_is_heard() {
 
 #[test]
 fn no_step_passes_the_time_limit_of_a_job_that_a_worker_works_on() {
-    let limits = [
-        Timeouts { run: Some(secs(90)), ..Timeouts::NONE },
-        Timeouts { total: Some(secs(90)), ..Timeouts::NONE },
-    ];
+    let limits =
+        [Timeouts { run: Some(secs(90)), ..Timeouts::NONE }, Timeouts { total: Some(secs(90)), ..Timeouts::NONE }];
     for timeouts in limits {
         for step in STEPS.into_iter().filter(|step| step.unsigned_abs() > 60) {
             for polls in [true, false] {
@@ -315,7 +319,8 @@ fn time_goes_on_for_a_gateway_made_or_idle_at_a_wrong_clock() {
 
 #[test]
 fn one_wild_reading_changes_nothing_for_a_busy_gateway() {
-    for wild in [Timestamp::MAX, Timestamp::EPOCH, before(Timestamp::MAX), at(10 * YEAR as u64), stepped(START, -YEAR)] {
+    for wild in [Timestamp::MAX, Timestamp::EPOCH, before(Timestamp::MAX), at(10 * YEAR as u64), stepped(START, -YEAR)]
+    {
         let mut rig = running();
         rig.submit(job(2, "acme", DEV).timeouts(Timeouts { queue: Some(secs(30)), ..Timeouts::NONE }));
         rig.to(at(10));
