@@ -62,7 +62,7 @@ impl State {
         let id = self.backend(name)?;
         let now = self.now;
         let told = until;
-        let until = until.map(|until| self.from_host(until));
+        let until = until.map(|until| self.by_machine(until));
         if let Some(past) = told.filter(|_| state.is_some() && until.is_some_and(|until| until <= now)) {
             let (value, min) = (past.as_nanos(), self.to_host(now).as_nanos().saturating_add(1));
             return Err(InputError::OutOfRange { field: "until", value, min, max: u64::MAX }.into());

@@ -53,7 +53,8 @@ impl Gateway {
                 _ => assert_eq!(job.hot.lease, NO_LEASE),
             }
             let parked = state.parked.jobs.contains(&state.parked_place(slot));
-            assert_eq!(job.hot.hold == Hold::Parked, parked, "{} is parked under its customer", job.id);
+            let held = matches!(job.hot.hold, Hold::Parked | Hold::Throttled);
+            assert_eq!(held, parked, "{} is parked under its customer", job.id);
             let barred = state.parked.barred.contains(&(job.customer, job.key.sequence(), slot));
             assert_eq!(job.hot.hold == Hold::Barred, barred, "{} is barred under its customer", job.id);
             if job.hot.hold == Hold::Backoff {

@@ -1,9 +1,10 @@
 //! Jobs that are stepped over because their customer may not run them now, and what lets them be looked at again.
 //!
-//! A job whose customer runs as many as it may, or is out of tokens, is *parked* when its turn comes. When the reason may
-//! have gone, the customer is *woken*: of its parked jobs the first of each class of routes is looked at again, and the
-//! next when that one has gone. Routes of one class are served by the same backends, so who stands first among them has
-//! as good a chance as any other, and a customer with many lines costs no more than one with one.
+//! A job whose customer runs as many as it may, or has not the tokens for it, is *parked* when its turn comes. When the
+//! reason may have gone, the customer is *woken*: of its parked jobs the first of each class of routes is looked at again,
+//! and the next when that one has gone. Routes of one class are served by the same backends, so who stands first among
+//! them has as good a chance as any other, and a customer with many lines costs no more than one with one. First is who
+//! needs the fewest tokens, then who is oldest.
 //!
 //! A job that can never run under its customer's plan is *barred*: it stands on its own, nothing stands behind it, and a
 //! new plan lets it go on.
@@ -20,12 +21,13 @@ use super::dispatch::Blocked;
 use super::state::State;
 use super::undo::Undo;
 use crate::job::Hold;
+use crate::limiter::Acquire;
 use crate::time::Timestamp;
 
 /// Which jobs are parked or barred, and whom to look at.
 #[derive(Debug, Default)]
 pub(crate) struct Parked {
-    /// By customer, class of route and age.
+    /// By customer, class of route, tokens needed and age.
     pub(crate) jobs: BTreeSet<Place>,
     /// By customer and age.
     pub(crate) barred: BTreeSet<(u32, u64, u32)>,
@@ -33,25 +35,23 @@ pub(crate) struct Parked {
     pub(crate) woken: BTreeSet<(u64, u32)>,
 }
 
-/// Customer, class of the route, sequence and slot of a parked job.
-pub(crate) type Place = (u32, u32, u64, u32);
+/// Customer, class of the route, tokens needed, sequence and slot of a parked job.
+pub(crate) type Place = (u32, u32, u64, u64, u32);
 
 impl State {
-    /// Steps over a job until its customer may run again: at `wake`, or by an event.
+    /// Steps over a job until its customer may run again: at `wake`, when there are tokens for it, or when one ends.
     pub(crate) fn park(&mut self, slot: u32, wake: Option<Timestamp>) {
-        let job = &self.jobs[slot];
-        let (customer, place) = (job.customer, self.parked_place(slot));
         self.set_ready(slot, false);
-        self.set_hold(slot, Hold::Parked);
+        self.set_hold(slot, if wake.is_some() { Hold::Throttled } else { Hold::Parked });
+        let (customer, place) = (self.jobs[slot].customer, self.parked_place(slot));
         self.parked.jobs.insert(place);
         self.note(|_| Undo::Parked { place });
-        self.set_woken(customer, false);
         self.scalars.counters.parked += 1;
-        if let Some(wake) = wake {
-            if self.customer_timers.armed(customer).is_none_or(|armed| wake < armed) {
-                self.arm_customer(customer, wake);
-            }
+        if wake.is_none() {
+            return self.set_woken(customer, false);
         }
+        self.wake_next(slot);
+        self.rest(customer);
     }
 
     /// Passes over a job that can never run under its customer's plan; what stands behind it comes to its turn.
@@ -71,7 +71,7 @@ impl State {
         let job = &self.jobs[slot];
         match job.hot.hold {
             Hold::None | Hold::Backoff => return,
-            Hold::Parked => {
+            Hold::Parked | Hold::Throttled => {
                 let (customer, place) = (job.customer, self.parked_place(slot));
                 self.parked.jobs.remove(&place);
                 self.note(|_| Undo::Unparked { place });
@@ -105,6 +105,7 @@ impl State {
         if !self.parked.jobs.is_empty() && self.may_run(customer) && self.first_parked(customer).is_some() {
             self.set_woken(customer, true);
             self.look_at(customer);
+            self.rest(customer);
         }
     }
 
@@ -132,13 +133,13 @@ impl State {
 
     /// A ready job has gone, so that the next of its customer and class has to be looked at, if that was woken.
     pub(crate) fn wake_next(&mut self, slot: u32) {
-        let (customer, class, ..) = self.parked_place(slot);
+        let customer = self.jobs[slot].customer;
         if self.is_awake(customer) {
-            let from = (customer, class, 0, 0);
-            let next = self.parked.jobs.range(from..).next().filter(|next| (next.0, next.1) == (customer, class));
-            if let Some((.., next)) = next.copied() {
-                self.unhold(next);
-                self.set_ready(next, true);
+            let class = self.table.routes[self.jobs[slot].route].class;
+            let first = self.first_from((customer, class, 0, 0, 0)).filter(|first| first.1 == class);
+            if let Some((.., slot)) = first.filter(|first| self.has_tokens(customer, first.2)) {
+                self.unhold(slot);
+                self.set_ready(slot, true);
             }
         }
     }
@@ -146,8 +147,12 @@ impl State {
     /// A customer has a job more that runs: as soon as it may not run another, nothing of it needs to be looked at.
     pub(crate) fn note_started(&mut self, slot: u32) {
         let customer = self.jobs[slot].customer;
+        if !self.is_awake(customer) {
+            return;
+        }
         if self.may_run(customer) {
             self.wake_next(slot);
+            self.rest(customer);
         } else {
             self.set_woken(customer, false);
         }
@@ -159,24 +164,65 @@ impl State {
         if !self.pool.any_free() {
             return false;
         }
-        let Some((_, customer)) = self.parked.woken.first().copied() else { return false };
-        self.look_at(customer);
-        true
+        while let Some((_, customer)) = self.parked.woken.first().copied() {
+            let looked = self.look_at(customer);
+            self.rest(customer);
+            if looked {
+                return true;
+            }
+        }
+        false
     }
 
-    /// Lets the first parked job of each class of a customer be looked at.
+    /// Lets the first parked job of each class of a customer be looked at, if there are tokens for it. Whether there was
+    /// one.
     ///
     /// # Complexity
     /// O(log n) for each class of routes its parked jobs wait on.
-    fn look_at(&mut self, customer: u32) {
-        let mut from = (customer, 0, 0, 0);
-        while let Some((.., class, _, slot)) =
-            self.parked.jobs.range(from..).next().copied().filter(|next| next.0 == customer)
-        {
-            self.unhold(slot);
-            self.set_ready(slot, true);
-            from = (customer, class + 1, 0, 0);
+    fn look_at(&mut self, customer: u32) -> bool {
+        let mut from = (customer, 0, 0, 0, 0);
+        let mut looked = false;
+        while let Some((_, class, need, _, slot)) = self.first_from(from) {
+            if self.has_tokens(customer, need) {
+                self.unhold(slot);
+                self.set_ready(slot, true);
+                looked = true;
+            }
+            from = (customer, class + 1, 0, 0, 0);
         }
+        looked
+    }
+
+    /// Lets a customer rest for whose parked jobs there are no tokens, until there are for one of them.
+    fn rest(&mut self, customer: u32) {
+        let mut from = (customer, 0, 0, 0, 0);
+        let mut least: Option<u64> = None;
+        while let Some((_, class, need, ..)) = self.first_from(from) {
+            least = Some(least.map_or(need, |least| least.min(need)));
+            from = (customer, class + 1, 0, 0, 0);
+        }
+        let Some(least) = least else { return };
+        if let Some(until) = self.tokens_at(customer, least) {
+            self.set_woken(customer, false);
+            if self.customer_timers.armed(customer).is_none_or(|armed| until < armed) {
+                self.arm_customer(customer, until);
+            }
+        }
+    }
+
+    /// When a customer has so many tokens; `None`: it has them now.
+    fn tokens_at(&self, customer: u32, need: u64) -> Option<Timestamp> {
+        let rate = self.policy(customer).rate.as_ref().filter(|_| need > 0)?;
+        let need = u32::try_from(need).unwrap_or(u32::MAX);
+        match self.customers[customer].bucket.peek(rate, need, self.now) {
+            Acquire::Allow { .. } => None,
+            Acquire::Deny { until } => Some(until),
+            Acquire::Never => Some(Timestamp::MAX),
+        }
+    }
+
+    fn has_tokens(&self, customer: u32, need: u64) -> bool {
+        self.tokens_at(customer, need).is_none()
     }
 
     fn may_run(&self, customer: u32) -> bool {
@@ -197,11 +243,16 @@ impl State {
 
     pub(crate) fn parked_place(&self, slot: u32) -> Place {
         let job = &self.jobs[slot];
-        (job.customer, self.table.routes[job.route].class, job.key.sequence(), slot)
+        let need = if job.hot.hold == Hold::Throttled { u64::from(job.tokens) } else { 0 };
+        (job.customer, self.table.routes[job.route].class, need, job.key.sequence(), slot)
     }
 
     pub(crate) fn first_parked(&self, customer: u32) -> Option<Place> {
-        self.parked.jobs.range((customer, 0, 0, 0)..).next().copied().filter(|place| place.0 == customer)
+        self.first_from((customer, 0, 0, 0, 0))
+    }
+
+    fn first_from(&self, from: Place) -> Option<Place> {
+        self.parked.jobs.range(from..).next().copied().filter(|place| place.0 == from.0)
     }
 
     /// Whether something wakes a parked job: the end of another of its customer, an instant, or that it is looked at

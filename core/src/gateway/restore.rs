@@ -301,7 +301,7 @@ impl Builder {
             self.state.places.relist(slot, key, entrant).ok_or_else(|| corrupt("places"))?;
             match hold {
                 Hold::None | Hold::Backoff => {}
-                Hold::Parked => {
+                Hold::Parked | Hold::Throttled => {
                     let place = self.state.parked_place(slot);
                     self.state.parked.jobs.insert(place);
                 }

@@ -171,7 +171,7 @@ impl State {
     }
 
     /// An instant of the host's clock on its way in.
-    pub(crate) fn from_host(&self, at: Timestamp) -> Timestamp {
+    pub(crate) fn by_machine(&self, at: Timestamp) -> Timestamp {
         self.clock.from_host(at)
     }
 

@@ -78,8 +78,10 @@ pub(crate) struct JobHot {
 pub(crate) enum Hold {
     /// It is not.
     None,
-    /// Its customer may not run now; an event or instant of the customer wakes it.
+    /// Its customer runs as many as it may; the end of one wakes it.
     Parked,
+    /// Its customer had no tokens for it; an instant of the customer wakes it.
+    Throttled,
     /// Its next attempt is not due yet; its own timer wakes it.
     Backoff,
     /// It can never run under its customer's plan; a new plan wakes it.

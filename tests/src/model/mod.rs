@@ -12,6 +12,7 @@ mod queue;
 mod run;
 mod time;
 
+pub(crate) use clock::{HostClock, punctual as is_punctual};
 pub use ops::{Mix, Op, Ops, config};
 pub use run::{Twin, Wrong, run, tells};
 

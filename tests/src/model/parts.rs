@@ -109,6 +109,8 @@ pub(crate) struct Job {
 pub(crate) enum Hold {
     None,
     Parked,
+    /// There are no tokens for it.
+    Throttled,
     /// Under its customer's plan it never can run.
     Barred,
     Until(u64),

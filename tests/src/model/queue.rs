@@ -552,13 +552,38 @@ impl Model {
 
     fn park(&mut self, index: usize, wake: Option<u64>) {
         let account = self.account_of(&self.jobs[index]);
-        self.jobs[index].hold = Hold::Parked;
+        self.jobs[index].hold = if wake.is_some() { Hold::Throttled } else { Hold::Parked };
         self.left(&account);
-        self.woken.retain(|name| *name != account.0);
         self.counters.parked += 1;
-        if let Some(at) = wake {
-            let customer = self.customer(&account.0).unwrap();
-            let wake = &mut self.customers[customer].wake;
+        if wake.is_none() {
+            return self.woken.retain(|name| *name != account.0);
+        }
+        self.wake_next(index);
+        self.rest(&account.0);
+    }
+
+    /// Tokens without which it makes no sense to look at a parked job.
+    fn need(job: &Job) -> u64 {
+        if job.hold == Hold::Throttled { job.tokens.into() } else { 0 }
+    }
+
+    /// When a customer has so many tokens; `None`: now.
+    fn tokens_at(&self, customer: &str, need: u64) -> Option<u64> {
+        let limit = self.policy(customer).rate.filter(|_| need > 0)?;
+        let own = &self.customers[self.customer(customer).unwrap()];
+        match Tokens::of(&limit).wait(own, need.try_into().unwrap(), self.now) {
+            Ok(()) => None,
+            Err(at) => Some(at.unwrap_or(u64::MAX)),
+        }
+    }
+
+    /// A customer for whose parked jobs there are no tokens is not looked at until there are for one of them.
+    fn rest(&mut self, customer: &str) {
+        let least = self.parked(customer).into_iter().map(|index| Self::need(&self.jobs[index])).min();
+        if let Some(at) = least.and_then(|need| self.tokens_at(customer, need)) {
+            self.woken.retain(|name| name != customer);
+            let index = self.customer(customer).unwrap();
+            let wake = &mut self.customers[index].wake;
             *wake = Some(wake.map_or(at, |wake| wake.min(at))).filter(|at| *at != u64::MAX);
         }
     }
@@ -573,7 +598,7 @@ impl Model {
 
     fn unhold(&mut self, index: usize) {
         let customer = self.jobs[index].customer.clone();
-        if matches!(self.jobs[index].hold, Hold::Parked | Hold::Barred) {
+        if matches!(self.jobs[index].hold, Hold::Parked | Hold::Throttled | Hold::Barred) {
             self.jobs[index].hold = Hold::None;
         }
         if self.parked(&customer).is_empty() {
@@ -583,9 +608,10 @@ impl Model {
 
     /// A customer's parked jobs, the first to come first.
     fn parked(&self, customer: &str) -> Vec<usize> {
-        let of = |(index, job): (usize, &Job)| (job.customer == customer && job.hold == Hold::Parked).then_some(index);
+        let is_parked = |job: &Job| matches!(job.hold, Hold::Parked | Hold::Throttled);
+        let of = |(index, job): (usize, &Job)| (job.customer == customer && is_parked(job)).then_some(index);
         let mut parked: Vec<usize> = self.jobs.iter().enumerate().filter_map(of).collect();
-        parked.sort_unstable_by_key(|index| self.jobs[*index].sequence);
+        parked.sort_unstable_by_key(|index| (Self::need(&self.jobs[*index]), self.jobs[*index].sequence));
         parked
     }
 
@@ -608,15 +634,20 @@ impl Model {
     }
 
     /// The first parked job of each class of a customer is looked at.
-    fn look_at_classes(&mut self, customer: &str) {
+    fn look_at_classes(&mut self, customer: &str) -> bool {
         let mut seen = Vec::new();
+        let mut looked = false;
         for index in self.parked(customer) {
             let class = self.class(&self.jobs[index].route);
             if !seen.contains(&class) {
                 seen.push(class);
-                self.look_at(index);
+                if self.tokens_at(customer, Self::need(&self.jobs[index])).is_none() {
+                    self.look_at(index);
+                    looked = true;
+                }
             }
         }
+        looked
     }
 
     fn may_run(&self, customer: &str) -> bool {
@@ -630,6 +661,7 @@ impl Model {
                 self.woken.push(customer.to_owned());
             }
             self.look_at_classes(customer);
+            self.rest(customer);
         }
     }
 
@@ -663,6 +695,7 @@ impl Model {
         if self.woken.contains(&customer) {
             let class = self.class(&route);
             let next = self.parked(&customer).into_iter().find(|other| self.class(&self.jobs[*other].route) == class);
+            let next = next.filter(|next| self.tokens_at(&customer, Self::need(&self.jobs[*next])).is_none());
             if let Some(next) = next {
                 self.look_at(next);
             }
@@ -671,8 +704,12 @@ impl Model {
 
     fn note_started(&mut self, index: usize) {
         let customer = self.jobs[index].customer.clone();
+        if !self.woken.contains(&customer) {
+            return;
+        }
         if self.may_run(&customer) {
             self.wake_next(index);
+            self.rest(&customer);
         } else {
             self.woken.retain(|name| *name != customer);
         }
@@ -683,10 +720,15 @@ impl Model {
         if !self.backends.iter().any(|own| self.is_free(own)) {
             return false;
         }
-        let woken = self.woken.iter().min_by_key(|name| self.customers[self.customer(name).unwrap()].order).cloned();
-        let Some(customer) = woken else { return false };
-        self.look_at_classes(&customer);
-        true
+        loop {
+            let order = |name: &&String| self.customers[self.customer(name).unwrap()].order;
+            let Some(customer) = self.woken.iter().min_by_key(order).cloned() else { return false };
+            let looked = self.look_at_classes(&customer);
+            self.rest(&customer);
+            if looked {
+                return true;
+            }
+        }
     }
 }
 

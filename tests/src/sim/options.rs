@@ -81,7 +81,8 @@ fn config(rng: &mut Rng) -> GatewayConfig {
         .factor_ppm(rng.within(1, 3) as u32 * 1_000_000)
         .max(Span::from_secs(rng.within(2, 10)))
         .retries(rng.below(5) as u32)
-        .jitter_ppm(*rng.pick(&[0, 0, 250_000, 1_000_000]))
+        // The auditor throws no dice: it has to know to the nanosecond when a job waits for a backend again.
+        .jitter_ppm(0)
         .seed(rng.bits());
     let breaker = CircuitBreakerConfig::default()
         .window(Span::from_secs(rng.within(2, 30)))

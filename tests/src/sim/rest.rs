@@ -38,9 +38,9 @@ impl World {
     fn mend(&mut self) -> Check {
         self.calm = true;
         self.dead.clear();
-        // The host's clock is right again, or as far ahead as the machine had believed it.
-        self.skew = self.gateway.now().as_nanos().saturating_sub(self.time) as i64;
-        self.call(Command::AcceptClock {})?;
+        // The host's clock is right again, and an operator says so.
+        (self.skew, self.wild) = (0, None);
+        self.accept_clock()?;
         for route in ROUTES {
             self.call(Command::Resume { route: Route::parse(route).unwrap() })?;
         }
@@ -69,7 +69,8 @@ impl World {
         let tokens = 10 * slowest;
         let settlements =
             config.settle_within.as_nanos() + 5 * SECOND * (u64::from(self.gateway.stats().unconfirmed) + jobs);
-        lease.as_nanos() + retry + breaker + work + tokens + settlements
+        // A silence may give a dead worker's lease its time again three times, and a return of the clock takes a minute at most.
+        4 * lease.as_nanos() + retry + breaker + work + tokens + settlements + 60 * SECOND
     }
 
     fn is_at_rest(&self) -> bool {

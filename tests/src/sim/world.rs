@@ -1,20 +1,23 @@
 //! The world: what happens next, who says what to the gateway, and what goes wrong on the way.
 
 mod faults;
+mod time;
 mod workers;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::{
-    Batch, Command, CustomerPolicy, Entry, Gateway, JobId, Lease, LeaseId, Money, RateLimit, Reply, Route, Settlement,
-    Step, Submit, Timestamp,
+    Batch, Command, CustomerPolicy, Entry, Event, Gateway, JobId, Lease, LeaseId, Money, RateLimit, Reply, Route,
+    Settlement, Step, Submit, Timestamp,
 };
 
 use super::audit::Auditor;
 use super::options::{Options, ROUTES, SECOND};
 use super::{Machine, Outcome};
 use crate::difference;
+use crate::model::HostClock;
 use crate::rng::{Rng, replayed};
+use time::by_machine;
 
 /// A gap between what the gateway is told or answers and what the auditor hears: a machine that does not do as it is
 /// told, without touching the machine.
@@ -64,6 +67,12 @@ pub(super) struct World {
     /// True time, and what the host's clock is ahead of it.
     pub(super) time: u64,
     pub(super) skew: i64,
+    /// What the clock shows once, whatever the time.
+    pub(super) wild: Option<u64>,
+    /// The machine's time as the rules say it is.
+    pub(super) clock: HostClock,
+    /// When the host wakes: it sleeps for as long as the gateway said, by a clock that does not step.
+    wakes: Option<u64>,
     agenda: BTreeMap<(u64, u64), Happening>,
     happened: u64,
     pub(super) works: BTreeMap<u64, Work>,
@@ -103,6 +112,9 @@ impl World {
             auditor,
             time: START,
             skew: 0,
+            wild: None,
+            clock: HostClock::new(START, options.config.clock_jump_max.as_nanos()),
+            wakes: None,
             agenda: BTreeMap::new(),
             happened: 0,
             works: BTreeMap::new(),
@@ -193,9 +205,7 @@ impl World {
 
     /// When, in true time, the gateway's next deadline is.
     pub(super) fn wake_at(&self) -> Option<u64> {
-        let offset = self.gateway.stats().clock_offset.as_nanos();
-        let reading = i128::from(self.gateway.next_deadline()?.as_nanos()) + i128::from(offset);
-        Some(u64::try_from(reading - i128::from(self.skew)).unwrap_or(0))
+        self.wakes
     }
 
     pub(super) fn later(&mut self, delay: u64, happening: Happening) {
@@ -234,11 +244,11 @@ impl World {
     /// A command that is refused must have changed nothing.
     fn call_guarded(&mut self, command: Command<'static>) -> Check<Reply> {
         self.apply(Command::Advance {})?;
-        let (before, now) = (self.gateway.snapshot_json(), self.gateway.now());
+        let (before, clock) = (self.gateway.snapshot_json(), self.clock);
         let told = command.clone();
         let reply = self.apply(command)?;
-        // With the last live job gone a clock is believed that was not, and time passes.
-        if reply.error().is_some() && self.gateway.now() == now {
+        // A step that was on trial may be believed now, and time passes.
+        if reply.error().is_some() && self.clock == clock {
             let after = self.gateway.snapshot_json();
             if after != before {
                 return Err(format!("{told:?} was refused and changed something: {}", difference(&before, &after)));
@@ -262,7 +272,9 @@ impl World {
         if self.commands > COMMANDS_MAX {
             return Err("the run does not end".to_owned());
         }
-        let now = Timestamp::from_nanos(self.reading());
+        let reading = self.next_reading();
+        let now = Timestamp::from_nanos(reading);
+        let silences = self.read_clock(reading, &command);
         let mut reply = self.gateway.apply(Entry { now, command: self.disguised(&command) });
         if self.loud {
             println!("{:>12} {command:?}\n             -> {reply:?}", self.time - START);
@@ -275,8 +287,12 @@ impl World {
         for byte in reply.to_json().bytes() {
             self.replies = (self.replies ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
         }
+        let next = self.gateway.next_deadline();
+        self.wakes = next.map(|at| self.time.saturating_add(at.since(now).as_nanos()));
         if let Some(auditor) = &mut self.auditor {
-            auditor.hear(self.gateway.now().as_nanos(), &command, &reply)?;
+            let now = self.clock.meant(self.gateway.now().as_nanos());
+            silences.iter().for_each(|silence| auditor.bridge(silence));
+            auditor.hear(now, &command, &by_machine(reply.clone(), &self.clock))?;
         }
         self.check_sometimes()?;
         Ok(reply)
@@ -298,22 +314,13 @@ impl World {
         }
         let mut events = Vec::new();
         while let Some(event) = self.gateway.poll_event() {
-            events.push(event);
+            let at = Timestamp::from_nanos(self.clock.meant(event.at.as_nanos()));
+            events.push(Event { at, ..event });
         }
         match &mut self.auditor {
             Some(auditor) => auditor.hear_events(&events),
             None => Ok(()),
         }
-    }
-
-    pub(super) fn reading(&self) -> u64 {
-        self.time.saturating_add_signed(self.skew)
-    }
-
-    /// The machine's time as a worker can guess it.
-    pub(super) fn machine_time(&self) -> u64 {
-        let offset = self.gateway.stats().clock_offset.as_nanos();
-        self.reading().saturating_sub(offset).max(self.gateway.now().as_nanos())
     }
 
     fn restart(&mut self) -> Check {
@@ -398,7 +405,10 @@ impl World {
             }
         }
         match &mut self.auditor {
-            Some(auditor) => auditor.check_idle(&self.gateway),
+            Some(auditor) => {
+                let next = self.gateway.next_deadline().map(|at| self.clock.meant(at.as_nanos()));
+                auditor.check_idle(&self.gateway, next)
+            }
             None => Ok(()),
         }
     }

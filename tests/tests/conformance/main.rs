@@ -9,6 +9,7 @@
     reason = "what a test expects and does not get ends it"
 )]
 
+mod clock;
 mod log;
 mod money;
 mod queue;
@@ -29,7 +30,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 19] = [
+const THEMES: [Theme; 20] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -40,6 +41,7 @@ const THEMES: [Theme; 19] = [
     ("breaker", queue::breaker),
     ("retries", queue::retries),
     ("lease_expiry", queue::lease_expiry),
+    ("clock", clock::clock),
     ("cancel", queue::cancel),
     ("idempotency", refusals::idempotency),
     ("transactions", refusals::transactions),

@@ -35,8 +35,9 @@ pub(crate) fn settlements() -> Log {
     let usage = Usage::gpu(GpuNanos::from_nanos(3_500_000), "GPU-1").and_gpu(GpuNanos::from_millis(1), "GPU-2");
     log.complete(more[0], usage);
     log.cancel(4);
-    log.wait(10_000);
-    log.give(Command::Advance {});
+    log.wait_until_due(0);
+    log.wait_until_due(0);
+    log.wait(1_000);
     // Batches that are lost, returned, confirmed late and twice.
     let Reply::Settlements(Some(first)) = log.give(Command::TakeSettlements { max: 2 }) else { panic!("settlements") };
     let Reply::Settlements(Some(second)) = log.give(Command::TakeSettlements { max: 9 }) else { panic!("settlements") };

@@ -341,7 +341,7 @@ pub(crate) fn lease_expiry() -> Log {
     }
     log.give(Command::Progress { lease: leases[1], progress_ppm: 5 });
     log.give(Command::Release { lease: leases[1], usage: Usage::unmeasured() });
-    log.wait(40_000);
+    log.wait_until_due(0);
     log.give(Command::Heartbeat { lease: leases[0] });
     log.complete(LeaseId::from_u64(1_000), Usage::unmeasured());
     let again = log.dispatch_all();

@@ -208,7 +208,7 @@ fn a_job_ends_at_its_limit_although_its_host_only_calls_when_it_is_called() {
     let lease = rig.lease();
     let mut heard = 0;
     loop {
-        rig.now = rig.now + secs(45);
+        rig.now += secs(45);
         if rig.gateway.heartbeat(rig.now, lease.id).is_err() {
             break;
         }

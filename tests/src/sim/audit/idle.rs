@@ -1,6 +1,6 @@
 //! What must hold when the gateway says that nothing can run now.
 
-use libgateway::{BreakerState, Gateway, Timestamp, WaitReason};
+use libgateway::{BreakerState, Gateway, WaitReason};
 
 use super::timeline::{Job, Now};
 use super::{Auditor, expect};
@@ -18,7 +18,7 @@ impl Auditor {
     }
 
     /// After the host has handed out all it was given, no job may wait that could run.
-    pub(in crate::sim) fn check_idle(&mut self, gateway: &Gateway) -> Check {
+    pub(in crate::sim) fn check_idle(&mut self, gateway: &Gateway, next: Option<u64>) -> Check {
         let waiting: Vec<&Job> =
             self.live.iter().map(|index| &self.jobs[*index]).filter(|job| job.is_waiting()).collect();
         let stats = gateway.stats();
@@ -34,11 +34,11 @@ impl Auditor {
                 return Err(format!("{} is next and was not handed out", job.submit.id));
             }
         }
-        self.check_free(gateway, &waiting)
+        self.check_free(gateway, next, &waiting)
     }
 
     /// By the books alone: of each customer and route, the jobs that could run now.
-    fn check_free(&self, gateway: &Gateway, waiting: &[&Job]) -> Check {
+    fn check_free(&self, gateway: &Gateway, next: Option<u64>, waiting: &[&Job]) -> Check {
         let free: Vec<&str> =
             self.fleet.keys().map(String::as_str).filter(|name| self.is_free(gateway, name)).collect();
         if free.is_empty() {
@@ -61,7 +61,7 @@ impl Auditor {
                 ));
             }
             // Only tokens are missing: the host has to be called when they are there.
-            let until = gateway.next_deadline().map_or(u64::MAX, Timestamp::as_nanos);
+            let until = next.unwrap_or(u64::MAX);
             let there = account.surely_has_at(dearest);
             if until > there {
                 return Err(format!("{} has tokens at {there}, the host is called at {until}", job.submit.id));

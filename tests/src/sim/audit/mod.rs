@@ -18,6 +18,7 @@ use super::world::Check;
 use books::{Account, History, Prices};
 use ledger::Ledger;
 use spending::Attempt;
+pub(in crate::sim) use timeline::Silence;
 use timeline::{Job, Live, Now};
 
 pub(super) struct Auditor {
@@ -160,6 +161,7 @@ impl Auditor {
             (Command::Heartbeat { .. } | Command::Progress { .. }, Reply::Extended { deadline }) => {
                 let live = self.holder(lease)?.lease.as_mut().ok_or("the holder of a lease has none")?;
                 live.deadline = now.saturating_add(live.lease_for);
+                live.spared = 0;
                 expect(deadline.as_nanos() == live.deadline, "a deadline one lease time from now")
             }
             (Command::Complete { usage, .. }, Reply::Completed(settled)) => {
@@ -296,7 +298,8 @@ impl Auditor {
         expect(running < account.policy().running_max, "no more running jobs than the customer may have")?;
         expect(account.take(cost, now), "no more starts than the rate allows")?;
         let backend = lease.backend.to_string();
-        self.jobs[index].start(now, Live { backend, granted: now, deadline, lease_for, gpus, id });
+        self.jobs[index]
+            .start(now, Live { backend, granted: now, deadline, lease_for, gpus, id, spared: 0, idle: Vec::new() });
         self.leases.insert(id, index);
         Ok(())
     }
@@ -477,7 +480,10 @@ impl Auditor {
                     let job = index(id).and_then(|index| self.jobs.get_mut(index)).ok_or("a strange job ended")?;
                     let told =
                         matches!(job.now, Now::Ended { state: own, at } if own == *state && at == event.at.as_nanos());
-                    expect(told && !job.end_told, &format!("the end of {id} told once, as it was"))?;
+                    expect(
+                        told && !job.end_told,
+                        &format!("the end of {id} told once, as it was: {:?}, told {event:?}", job.now),
+                    )?;
                     job.end_told = true;
                 }
                 EventKind::Forgotten(id) => {

@@ -56,6 +56,19 @@ pub(super) struct Live {
     /// GPUs that work for it.
     pub(super) gpus: u64,
     pub(super) id: u64,
+    /// Times it was spared since its worker was heard.
+    pub(super) spared: u32,
+    /// Silences that do not count as time its worker worked.
+    pub(super) idle: Vec<u64>,
+}
+
+/// A time in which the host was not heard, though it may have had to be.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::sim) struct Silence {
+    pub(in crate::sim) before: u64,
+    pub(in crate::sim) now: u64,
+    /// Whether a deadline passed in it.
+    pub(in crate::sim) missed: bool,
 }
 
 impl Job {
@@ -118,19 +131,50 @@ impl Job {
     pub(super) fn deadline(&self) -> u64 {
         let total = Self::after(self.created, self.timeouts.total);
         match (self.now, &self.lease) {
-            (Now::Running { since }, Some(live)) => live.deadline.min(Self::after(since, self.timeouts.run)).min(total),
-            (Now::Waiting { since, .. }, _) => {
+            (Now::Running { .. }, Some(live)) => live.deadline.min(self.limit(false)).min(self.limit(true)),
+            (Now::Waiting { since, hold }, _) => {
                 let start = self.timeouts.start.filter(|_| !self.has_started);
-                Self::after(since, self.timeouts.queue).min(Self::after(self.created, start)).min(total)
+                // What passed while a worker worked on it is due as soon as it waits.
+                // The clock of the queue stands still until the instant before which it may not run.
+                Self::after(since.max(hold.1), self.timeouts.queue)
+                    .min(Self::after(self.created, start))
+                    .min(total)
+                    .max(since)
             }
             _ => u64::MAX,
         }
     }
 
+    /// When a running job's time is over: the attempt's, or the whole.
+    fn limit(&self, whole: bool) -> u64 {
+        let idle = self.lease.iter().flat_map(|live| &live.idle).fold(0, |sum: u64, idle| sum.saturating_add(*idle));
+        let limit = match self.now {
+            _ if whole => Self::after(self.created, self.timeouts.total),
+            Now::Running { since } => Self::after(since, self.timeouts.run),
+            _ => u64::MAX,
+        };
+        limit.saturating_add(idle)
+    }
+
+    /// Gives its worker time to be heard after a silence.
+    fn bridge(&mut self, silence: &Silence) {
+        let Silence { before, now, missed } = *silence;
+        let (limit, length) = (self.limit(false).min(self.limit(true)), now - before);
+        let Some(live) = &mut self.lease else { return };
+        let long = length > live.lease_for / 3 * 2;
+        let passed = length > live.lease_for / 3 && before < limit && limit <= now;
+        if missed && (long || passed) && live.idle.len() < 8 {
+            live.idle.push(length);
+        }
+        if long && live.spared < 3 {
+            live.spared += 1;
+            live.deadline = live.deadline.max(now.saturating_add(live.lease_for));
+        }
+    }
+
     /// Lets one deadline happen at its instant.
     fn expire(&mut self, at: u64, config: &GatewayConfig) {
-        let total = Self::after(self.created, self.timeouts.total) <= at;
-        let run = matches!(self.now, Now::Running { since } if Self::after(since, self.timeouts.run) <= at);
+        let (total, run) = (self.limit(true) <= at, self.limit(false) <= at);
         if self.is_waiting() {
             self.end(JobState::Cancelled, at);
         } else if total {
@@ -159,6 +203,13 @@ impl Job {
 }
 
 impl Auditor {
+    /// Hears that the host was silent.
+    pub(in crate::sim) fn bridge(&mut self, silence: &Silence) {
+        for index in &self.live {
+            self.jobs[*index].bridge(silence);
+        }
+    }
+
     /// Lets every deadline up to now happen.
     pub(super) fn pass_time(&mut self) {
         let Self { live, jobs, leases, config, now, .. } = self;

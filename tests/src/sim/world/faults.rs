@@ -12,7 +12,7 @@ impl World {
         if self.calm {
             return Ok(());
         }
-        match self.rng.below(24) {
+        match self.rng.below(28) {
             0 => self.step_clock(2 * SECOND),
             1 => self.step_clock(100 * SECOND + self.options.config.clock_jump_max.as_nanos()),
             2 => self.skew = 0,
@@ -66,9 +66,20 @@ impl World {
             }
             20 | 21 => self.abort()?,
             22 => self.together()?,
+            23 | 24 => {
+                // The host was suspended, and nobody was heard.
+                let away = if self.rng.percent(80) { 30 * SECOND } else { 7_200 * SECOND };
+                self.time += self.rng.below(away);
+            }
+            25 | 26 => {
+                let (reading, year) = (self.reading(), 365 * 86_400 * SECOND);
+                let wild =
+                    [reading - 20 * year, reading - 3_600 * SECOND, reading + 60 * SECOND, reading + 86_400 * SECOND];
+                self.wild = Some(*self.rng.pick(&wild));
+            }
             _ => {
                 if self.skew != 0 && self.rng.percent(30) {
-                    self.call(Command::AcceptClock {})?;
+                    self.accept_clock()?;
                 }
             }
         }
@@ -104,7 +115,7 @@ impl World {
 
     fn force_breaker(&mut self) -> Check {
         let state = [None, Some(ForcedState::Open), Some(ForcedState::Closed)][self.rng.below(3) as usize];
-        let end = self.machine_time() + self.rng.within(1, 10 * SECOND);
+        let end = self.reading() + self.rng.within(1, 10 * SECOND);
         let until = self.rng.percent(80).then(|| Timestamp::from_nanos(end));
         let backend = self.a_backend().name.into();
         self.call(Command::ForceBreaker { backend, state, until }).map(|_| ())
@@ -146,7 +157,7 @@ impl World {
 
     /// A transaction that thinks better of it at its end.
     fn abort(&mut self) -> Check {
-        self.call(Command::Advance {})?;
+        self.settle_clock()?;
         let before = self.gateway.snapshot_json();
         let now = Timestamp::from_nanos(self.reading());
         let (submit, route) = (self.submission(), self.a_route());
