@@ -13,9 +13,11 @@ use alloc::vec::Vec;
 use super::route::RouteRecord;
 use super::settlement::SettlementRecord;
 use super::snapshot::{
-    BackendBody, Body, CustomerBody, FamilyBody, JobBody, LeaseBody, RouteBody, SettlementBody, ShareBody,
+    BackendBody, CustomerBody, FamilyBody, Head, JobBody, KeyBody, LeaseBody, RouteBody, SettlementBody, ShareBody,
 };
 use super::state::State;
+use serde::Deserialize;
+
 use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
 use crate::id::LeaseId;
@@ -25,19 +27,22 @@ use crate::time::Timestamp;
 
 type Check = Result<(), SnapshotError>;
 
-pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
-    check_numbers(&body)?;
-    let Body { config, clock, now, scalars, next_lease, next_backend, next_route, next_event, .. } = &body;
-    let mut state = State::new(config.clone(), *now).map_err(|_| SnapshotError::Corrupt { what: "config" })?;
-    ensure(clock.now() >= *now, "clock")?;
-    state.clock = *clock;
-    state.scalars = *scalars;
-    state.pool.next_lease = *next_lease;
-    state.pool.next_order = *next_backend;
-    state.table.next_order = *next_route;
-    state.events.next = *next_event;
-    let Body { families, backends, routes, customers, shares, jobs, retained, leases, outbox, prices, .. } = body;
-    state.prices = prices;
+/// Reads a body part by part, so that no more than one record stands between the bytes and the state.
+pub(crate) fn restore(body: &[u8]) -> Result<State, SnapshotError> {
+    let mut body = Reader(body);
+    let head: Head = body.one()?;
+    check_numbers(&head)?;
+    let Head { config, clock, now, epoch, scalars, next_lease, next_backend, next_route, next_event } = head;
+    let mut state = State::new(config, now).map_err(|_| corrupt("config"))?;
+    ensure(clock.now() >= now, "clock")?;
+    ensure(epoch.is_sound() && (epoch.first()..=NUMBER_MAX).contains(&next_lease), "epoch")?;
+    state.clock = clock;
+    state.epoch = epoch;
+    state.scalars = scalars;
+    state.pool.next_lease = next_lease;
+    state.pool.next_order = next_backend;
+    state.table.next_order = next_route;
+    state.events.next = next_event;
 
     let mut builder = Builder {
         state,
@@ -45,26 +50,54 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
         routes: Vec::new(),
         customers: Vec::new(),
         jobs: Vec::new(),
-        listed: BTreeSet::new(),
+        listed: Vec::new(),
         timers: Vec::new(),
     };
-    builder.families(families)?;
-    builder.backends(backends)?;
-    builder.routes(routes)?;
-    builder.customers(customers)?;
-    builder.jobs(jobs, leases)?;
+    builder.families(body.list()?)?;
+    builder.backends(body.list()?)?;
+    builder.routes(body.list()?)?;
+    builder.customers(&mut body)?;
+    let shares = body.list()?;
+    builder.jobs(&mut body)?;
+    builder.retained(&mut body)?;
+    builder.keys(&mut body)?;
+    builder.leases(&mut body)?;
     builder.places();
     builder.shares(shares)?;
-    builder.retained(retained)?;
-    builder.outbox(&outbox)?;
+    builder.outbox(&body.one()?)?;
+    builder.state.prices = body.one()?;
+    if !body.0.is_empty() {
+        return Err(corrupt("length"));
+    }
     builder.tallies()?;
     builder.finish()
 }
 
+/// The bytes of a body that were not read yet.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn one<T: Deserialize<'a>>(&mut self) -> Result<T, SnapshotError> {
+        let (value, rest) = postcard::take_from_bytes(self.0).map_err(|_| corrupt("encoding"))?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn list<T: Deserialize<'a>>(&mut self) -> Result<Vec<T>, SnapshotError> {
+        self.one()
+    }
+
+    /// How many things follow. Never more than there are bytes, so that room can be made for them.
+    fn len(&mut self) -> Result<usize, SnapshotError> {
+        let len = self.one()?;
+        if len <= self.0.len() { Ok(len) } else { Err(corrupt("encoding")) }
+    }
+}
+
 /// Numbers that only rise stand where as many again are left as there can ever have been, so that no step from here can
 /// overflow one.
-fn check_numbers(body: &Body) -> Check {
-    let Body { scalars, next_lease, next_route, next_event, next_backend, .. } = body;
+fn check_numbers(head: &Head) -> Check {
+    let Head { scalars, next_lease, next_route, next_event, next_backend, .. } = head;
     ensure((1..=NUMBER_MAX).contains(next_lease) && *next_route <= NUMBER_MAX, "numbers")?;
     ensure((1..=NUMBER_MAX).contains(next_event) && scalars.customer <= NUMBER_MAX, "numbers")?;
     ensure(scalars.sequence <= SEQUENCE_MAX / 2 && *next_backend <= u32::MAX / 2, "numbers")?;
@@ -80,7 +113,7 @@ struct Builder {
     customers: Vec<u32>,
     jobs: Vec<u32>,
     /// Jobs that stand in the list of their flow.
-    listed: BTreeSet<u32>,
+    listed: Vec<u32>,
     /// Timers of customers, armed when all that arms and disarms them is done.
     timers: Vec<(u32, Timestamp)>,
 }
@@ -136,9 +169,10 @@ impl Builder {
         Ok(())
     }
 
-    fn customers(&mut self, customers: Vec<CustomerBody>) -> Check {
+    fn customers(&mut self, body: &mut Reader<'_>) -> Check {
         let mut last = None;
-        for CustomerBody { name, order, policy, bucket, timer } in customers {
+        for _ in 0..body.len()? {
+            let CustomerBody { name, order, policy, bucket, timer } = body.one()?;
             let next = self.state.scalars.customer;
             ensure(last.is_none_or(|last| last < order) && order < next, "customers")?;
             last = Some(order);
@@ -170,9 +204,14 @@ impl Builder {
         Ok(())
     }
 
-    fn jobs(&mut self, jobs: Vec<JobBody>, leases: Vec<LeaseBody>) -> Check {
+    fn jobs(&mut self, body: &mut Reader<'_>) -> Check {
         let mut last = None;
-        for body in jobs {
+        let len = body.len()?;
+        ensure(len <= self.state.config.jobs_max as usize, "jobs")?;
+        self.jobs.reserve(len);
+        self.state.jobs.reserve(len);
+        for _ in 0..len {
+            let body: JobBody = body.one()?;
             let sequence = Key::from_bits(body.key).sequence();
             ensure(last.is_none_or(|last| last < sequence) && !body.state.is_terminal(), "jobs")?;
             last = Some(sequence);
@@ -180,11 +219,15 @@ impl Builder {
             let slot = self.insert(body)?;
             self.jobs.push(slot);
             if listed {
-                self.listed.insert(slot);
+                self.listed.push(slot);
             }
         }
-        for lease in leases {
-            self.lease(lease)?;
+        Ok(())
+    }
+
+    fn leases(&mut self, body: &mut Reader<'_>) -> Check {
+        for _ in 0..body.len()? {
+            self.lease(body.one()?)?;
         }
         for slot in &self.jobs {
             let hot = self.state.jobs[*slot].hot;
@@ -253,7 +296,7 @@ impl Builder {
         let id = LeaseId::from_u64(body.id);
         let mut hot = self.state.jobs[item].hot;
         ensure(hot.state == JobState::Running && hot.lease == NO_LEASE, "leases")?;
-        ensure(body.id > 0 && body.id < self.state.pool.next_lease, "leases")?;
+        ensure(!self.state.epoch.is_unheard_of(body.id, self.state.pool.next_lease), "leases")?;
         ensure(self.state.pool.find_lease(id).is_none(), "leases")?;
         ensure(body.granted <= self.state.now && body.deadline >= self.state.now, "times of a lease")?;
         hot.lease = self.state.pool.put_lease(LeaseRecord {
@@ -281,13 +324,15 @@ impl Builder {
             self.state.pool.refresh(*backend, now);
             self.state.refresh_backend(*backend);
         }
-        let mut queued: Vec<u32> = self.jobs.clone();
-        queued.retain(|slot| self.state.jobs[*slot].hot.state == JobState::Queued);
-        queued.sort_unstable_by_key(|slot| self.state.jobs[*slot].key);
-        for slot in queued {
+        let queued = self.jobs.iter().map(|slot| (self.state.jobs[*slot].key, *slot));
+        let mut queued: Vec<(Key, u32)> = queued.collect();
+        queued.retain(|(_, slot)| self.state.jobs[*slot].hot.state == JobState::Queued);
+        queued.sort_unstable();
+        self.listed.sort_unstable();
+        for (_, slot) in queued {
             let job = &self.state.jobs[slot];
             let (customer, route, key, hold) = (job.customer, job.route, job.key, job.hot.hold);
-            if self.listed.contains(&slot) {
+            if self.listed.binary_search(&slot).is_ok() {
                 self.state.places.relist(slot, customer, route, key);
             } else {
                 self.state.places.restore(slot, customer, route, key, hold == Hold::None);
@@ -300,9 +345,10 @@ impl Builder {
         }
     }
 
-    fn retained(&mut self, retained: Vec<JobBody>) -> Check {
+    fn retained(&mut self, body: &mut Reader<'_>) -> Check {
         let mut last = Timestamp::EPOCH;
-        for body in retained {
+        for _ in 0..body.len()? {
+            let body: JobBody = body.one()?;
             ensure(body.state.is_terminal() && body.since >= last, "retained")?;
             last = body.since;
             let slot = self.insert(body)?;
@@ -316,9 +362,27 @@ impl Builder {
         ensure(job.key.sequence() < self.state.scalars.sequence, "jobs")?;
         ensure(self.state.jobs.find(job.id).is_none(), "jobs")?;
         if let Some(own) = job.idempotency() {
-            ensure(self.state.jobs.find_key(job.customer, &own.key).is_none(), "idempotency")?;
+            ensure(!job.hot.state.is_terminal() && self.state.jobs.keys.get(own.address).is_none(), "idempotency")?;
         }
         Ok(self.state.insert_job(job))
+    }
+
+    /// Keys of ended jobs, the first to leave first.
+    fn keys(&mut self, body: &mut Reader<'_>) -> Check {
+        let len = body.len()?;
+        let (now, table) = (self.state.now, &mut self.state.jobs.keys);
+        let limits = table.limits();
+        ensure(len <= limits.keys_max as usize, "idempotency")?;
+        let mut last = Timestamp::EPOCH;
+        for _ in 0..len {
+            let KeyBody { ended, own, job } = body.one()?;
+            let due = ended + limits.keep_for;
+            ensure(last <= ended && ended <= now && (due > now || due == Timestamp::MAX), "idempotency")?;
+            ensure(table.get(own.address).is_none(), "idempotency")?;
+            last = ended;
+            table.restore_ended(ended, own, job);
+        }
+        Ok(())
     }
 
     fn outbox(&mut self, outbox: &crate::billing::Outbox<SettlementBody>) -> Check {
@@ -370,6 +434,7 @@ impl Builder {
 
 fn settlement(own: &SettlementBody, customers: &[u32], routes: &[u32]) -> SettlementRecord {
     SettlementRecord {
+        epoch: own.epoch,
         job: own.job,
         customer: customers[own.customer as usize],
         route: routes[own.route as usize],

@@ -15,18 +15,22 @@ use super::route::CachedPrice;
 use super::state::State;
 use super::undo::Undo;
 use crate::billing::{Money, Price, Usage};
-use crate::id::JobId;
+use crate::id::{Epoch, JobId};
 use crate::job::{JobState, Task};
 use crate::time::{GpuNanos, Span, Timestamp};
 
 /// What one job cost, as the host gets it from the outbox.
 ///
-/// Each job that ended has exactly one, also one that never ran. Entries are numbered without gaps; a host that sees a
-/// number again drops it.
+/// Each job that ended has exactly one, also one that never ran. Entries are numbered without gaps, and a number means one
+/// entry within an [`Epoch`]. **What a host does with them:** it drops an entry whose epoch and number it has, and one of a
+/// job that it has an entry of from another epoch. Then a gateway restored from an older snapshot loses no money and
+/// takes none twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settlement {
+    /// The life of the gateway in which the job ended.
+    pub epoch: Epoch,
     /// Its number.
     pub number: u64,
     /// The job.
@@ -82,6 +86,7 @@ pub struct DeviceTime {
 /// A settlement as it is kept: names as numbers until somebody asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SettlementRecord {
+    pub(crate) epoch: Epoch,
     pub(crate) job: JobId,
     pub(crate) customer: u32,
     pub(crate) route: u32,
@@ -166,6 +171,7 @@ impl State {
         let charge = price.charge(usage).ok().flatten();
         let job = &self.jobs[slot];
         let record = SettlementRecord {
+            epoch: self.epoch,
             job: job.id,
             customer,
             route,
@@ -224,6 +230,7 @@ impl State {
     /// A settlement with its names.
     pub(crate) fn tell_settlement(&self, number: u64, record: &SettlementRecord) -> Settlement {
         Settlement {
+            epoch: record.epoch,
             number,
             job: record.job,
             customer: self.customers.name(record.customer).clone(),

@@ -55,6 +55,7 @@ pub(crate) enum Undo {
 pub(crate) struct Savepoint {
     undo: usize,
     events: usize,
+    outcomes: usize,
     scalars: Scalars,
     next_lease: u64,
     next_route: u64,
@@ -73,6 +74,7 @@ impl State {
         Savepoint {
             undo: self.undo.len(),
             events: self.held_events.len(),
+            outcomes: self.held_outcomes.len(),
             scalars: self.scalars,
             next_lease: self.pool.next_lease,
             next_route: self.table.next_order,
@@ -91,6 +93,7 @@ impl State {
             }
         }
         self.held_events.truncate(to.events);
+        self.held_outcomes.truncate(to.outcomes);
         self.scalars = to.scalars;
         self.pool.next_lease = to.next_lease;
         self.table.next_order = to.next_route;

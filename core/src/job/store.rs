@@ -12,7 +12,8 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::table::{Content, Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
+use super::keys::{Idempotency, KeyLimits};
+use super::table::{Content, Extra, Hold, Job, JobHot, JobTable, NO_LEASE, TableLimits};
 use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Payload, Priority, Task, Timeouts};
 use crate::coded::{Full, InputError};
 use crate::error::{JobError, SubmitError};
@@ -39,6 +40,17 @@ pub struct JobStoreConfig {
     pub retain_for: Span,
     /// And at most so many.
     pub retained_max: u32,
+    /// With at most so many bytes of outputs and failure messages together.
+    pub retained_bytes_max: u64,
+    /// An idempotency key stands for its job until so long after the job's end, whether the job is still kept or not.
+    /// Above zero.
+    pub idempotency_for: Span,
+    /// Keys of ended jobs at most; the one whose job ended first leaves first. The key of a job that lives never leaves.
+    pub idempotency_keys_max: u32,
+    /// Whether a key is free again at once when its job ended in error.
+    pub idempotency_free_failed: bool,
+    /// And when it was cancelled.
+    pub idempotency_free_cancelled: bool,
     /// Longest payload, output and failure message in bytes.
     pub payload_len_max: u32,
     /// The four clocks of a job that does not bring its own.
@@ -131,6 +143,11 @@ impl Default for JobStoreConfig {
             jobs_max: 1_000_000,
             retain_for: Span::from_secs(3_600),
             retained_max: 100_000,
+            retained_bytes_max: 1 << 30,
+            idempotency_for: Span::from_secs(86_400),
+            idempotency_keys_max: 1_000_000,
+            idempotency_free_failed: false,
+            idempotency_free_cancelled: false,
             payload_len_max: 10_485_760,
             timeouts: Timeouts::NONE,
             seed: 0,
@@ -158,6 +175,50 @@ impl JobStoreConfig {
     pub const fn retained_max(mut self, retained_max: u32) -> Self {
         self.retained_max = retained_max;
         self
+    }
+
+    /// Sets [`JobStoreConfig::retained_bytes_max`].
+    #[must_use]
+    pub const fn retained_bytes_max(mut self, retained_bytes_max: u64) -> Self {
+        self.retained_bytes_max = retained_bytes_max;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::idempotency_for`].
+    #[must_use]
+    pub const fn idempotency_for(mut self, idempotency_for: Span) -> Self {
+        self.idempotency_for = idempotency_for;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::idempotency_keys_max`].
+    #[must_use]
+    pub const fn idempotency_keys_max(mut self, idempotency_keys_max: u32) -> Self {
+        self.idempotency_keys_max = idempotency_keys_max;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::idempotency_free_failed`].
+    #[must_use]
+    pub const fn idempotency_free_failed(mut self, idempotency_free_failed: bool) -> Self {
+        self.idempotency_free_failed = idempotency_free_failed;
+        self
+    }
+
+    /// Sets [`JobStoreConfig::idempotency_free_cancelled`].
+    #[must_use]
+    pub const fn idempotency_free_cancelled(mut self, idempotency_free_cancelled: bool) -> Self {
+        self.idempotency_free_cancelled = idempotency_free_cancelled;
+        self
+    }
+
+    fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            keep_for: self.idempotency_for,
+            keys_max: self.idempotency_keys_max,
+            free_failed: self.idempotency_free_failed,
+            free_cancelled: self.idempotency_free_cancelled,
+        }
     }
 
     /// Sets [`JobStoreConfig::payload_len_max`].
@@ -213,10 +274,11 @@ impl<'a> NewJob<'a> {
 impl JobStore {
     /// An empty store. Any configuration can be: a maximum of 0 keeps nothing.
     pub fn new(config: JobStoreConfig, now: Timestamp) -> Self {
-        let JobStoreConfig { retain_for, retained_max, timeouts, seed, .. } = config;
+        let JobStoreConfig { retain_for, retained_max, retained_bytes_max, timeouts, seed, .. } = config;
+        let keys = config.keys();
         Self {
             config,
-            table: JobTable::new(TableLimits { retain_for, retained_max, timeouts, seed }),
+            table: JobTable::new(TableLimits { retain_for, retained_max, retained_bytes_max, keys, timeouts, seed }),
             customers: Registry::new("customers", u32::MAX, seed),
             now,
             sequence: 0,
@@ -236,16 +298,15 @@ impl JobStore {
             Some(key) => {
                 check_name("idempotency_key", key, NAME_LEN_MAX)?;
                 let fingerprint = Blake2b::<U16>::digest(job.payload.as_bytes()).into();
-                Some(Idempotency { key: Box::from(key), fingerprint })
+                Some(Idempotency { address: self.table.keys.address(job.customer, key), fingerprint })
             }
         };
-        let known = self.customers.find(job.customer);
-        let same = idempotency.as_ref().zip(known).and_then(|(own, customer)| self.table.find_key(customer, &own.key));
-        if let Some(slot) = same {
-            let stored = &self.table[slot];
-            let equal = stored.idempotency() == idempotency.as_ref();
-            return if equal { Ok(stored.id) } else { Err(SubmitError::IdempotencyConflict { job: stored.id }) };
+        if let Some((own, known)) = idempotency.and_then(|own| Some((own, self.table.keys.get(own.address)?))) {
+            let job = known.job;
+            let equal = known.fingerprint == own.fingerprint;
+            return if equal { Ok(job) } else { Err(SubmitError::IdempotencyConflict { job }) };
         }
+        let known = self.customers.find(job.customer);
         if self.table.find(job.id).is_some() {
             return Err(SubmitError::DuplicateJob { job: job.id });
         }
@@ -393,10 +454,9 @@ impl JobStore {
         })
     }
 
-    /// The job a customer inserted under an idempotency key.
+    /// The job a customer inserted under an idempotency key. The key may have outlived the job's record.
     pub fn by_key(&self, customer: &str, key: &str) -> Option<JobId> {
-        let slot = self.table.find_key(self.customers.find(customer)?, key)?;
-        Some(self.table[slot].id)
+        self.table.find_key(customer, key).map(|entry| entry.job)
     }
 
     /// How many known jobs are in a state.
@@ -431,6 +491,7 @@ impl JobStore {
             handled += 1;
         }
         self.now = target;
+        self.table.keys.expire(target);
         handled
     }
 
@@ -488,6 +549,7 @@ impl JobStore {
         while let Some(oldest) = self.table.surplus() {
             self.forget(oldest);
         }
+        self.table.keys.drop_surplus();
     }
 
     fn forget(&mut self, slot: u32) {
