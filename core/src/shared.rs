@@ -4,17 +4,15 @@
 
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::vec::Vec;
 
-use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
+use crossbeam::channel::{self, Receiver, Select, Sender, TryRecvError, TrySendError};
 use crossbeam::sync::{Parker, Unparker};
 
 use crate::error::{FleetError, Poisoned};
-use crate::gateway::{Abort, Dispatch, Event, EventKind, Gateway, Lease, Transaction, WatchStep};
-use crate::gateway::{Watch, WatchEvent};
+use crate::gateway::{Abort, Dispatch, Event, EventKind, Gateway, Lease, Transaction};
 use crate::id::JobId;
 use crate::job::Outcome;
 use crate::time::Timestamp;
@@ -65,10 +63,17 @@ pub enum Notice {
     LookAgain,
 }
 
-/// A stream of events. It never grows: what does not fit is told as one [`Notice::LookAgain`].
+/// A stream of events. It never grows: what does not fit, or was gone before it could be told, is told as one
+/// [`Notice::LookAgain`], also to a subscriber that waits.
 pub struct Subscription {
     events: Receiver<Event>,
-    lagging: Arc<AtomicBool>,
+    /// Holds one when something was missed.
+    missed: Receiver<()>,
+}
+
+struct Subscriber {
+    events: Sender<Event>,
+    missed: Sender<()>,
 }
 
 struct Shared {
@@ -82,17 +87,27 @@ struct Machine {
     dispatchers: VecDeque<Waiter>,
     /// Callers that want something only they know: all are woken by every change.
     others: Vec<Waiter>,
-    /// Callers that want the end of a job.
-    watchers: BTreeMap<JobId, Vec<Waiter>>,
-    subscribers: Vec<(Sender<Event>, Arc<AtomicBool>)>,
+    /// Callers that want the end of a job: only that wakes them.
+    watchers: BTreeMap<JobId, BTreeMap<u64, Unparker>>,
+    subscribers: Vec<Subscriber>,
     /// Numbers waiters, so that one that leaves takes only itself away.
     next_waiter: u64,
     /// The gateway's changes that waiters were told of.
     told: u64,
     /// The event that is told next.
     next_event: u64,
-    /// The dispatcher that wakes at the gateway's deadline, and that deadline: one is enough, it wakes the others.
-    leader: Option<(u64, Timestamp)>,
+    /// The caller that wakes at the gateway's deadline, and that deadline: one of all that wait is enough, as what falls due
+    /// wakes whom it helps.
+    leader: Option<Leader>,
+    /// How often callers looked whether what they wait for is there.
+    #[cfg(feature = "testing")]
+    attempts: u64,
+}
+
+struct Leader {
+    number: u64,
+    at: Timestamp,
+    unparker: Unparker,
 }
 
 struct Waiter {
@@ -122,6 +137,8 @@ impl SharedGateway {
             told,
             next_event,
             leader: None,
+            #[cfg(feature = "testing")]
+            attempts: 0,
         };
         Self { shared: Arc::new(Shared { clock: Box::new(clock), machine: Mutex::new(machine) }) }
     }
@@ -133,8 +150,9 @@ impl SharedGateway {
     pub fn with<T>(&self, body: impl FnOnce(&mut Gateway, Timestamp) -> T) -> Result<T, Poisoned> {
         let mut machine = self.lock()?;
         let now = (self.shared.clock)();
-        let result = body(&mut machine.gateway, now);
-        machine.tell();
+        let guard = Alarm(&mut machine);
+        let result = body(&mut guard.0.gateway, now);
+        guard.0.tell();
         Ok(result)
     }
 
@@ -184,22 +202,25 @@ impl SharedGateway {
 
     /// How a job ended; waits for it until `until`. `Ok(None)`: it had not by then, or the job is not known (any more).
     ///
+    /// Who waits when the job ends gets its outcome, however soon the record leaves: it is kept for as long as somebody
+    /// waits. Nothing but that end wakes a caller, so ten thousand that wait for other jobs cost nothing.
+    ///
     /// # Errors
     /// As [`SharedGateway::with`].
     pub fn outcome(&self, job: JobId, until: Option<Timestamp>) -> Result<Option<Outcome>, Poisoned> {
-        let mut watch = Watch::new(job);
+        self.lock()?.gateway.hold_outcome(job);
         let outcome = self.wait(Queue::Watchers(job), until, |gateway, now| {
             gateway.advance(now);
-            loop {
-                match watch.poll(gateway) {
-                    WatchStep::Event(WatchEvent::Ended(outcome)) => return Ok(Some(outcome)),
-                    WatchStep::Event(WatchEvent::Gone) | WatchStep::Done => return Ok(None),
-                    WatchStep::Event(_) => {}
-                    WatchStep::Wait => return Err(gateway.next_deadline()),
-                }
+            match gateway.outcome(job) {
+                Some(outcome) => Ok(Some(outcome.clone())),
+                None if gateway.is_known(job) => Err(gateway.next_deadline()),
+                None => Ok(None),
             }
-        })?;
-        Ok(outcome.flatten())
+        });
+        if let Ok(mut machine) = self.lock() {
+            machine.gateway.release_outcome(job);
+        }
+        Ok(outcome?.flatten())
     }
 
     /// Subscribes to events from now on; at most `capacity` wait to be taken.
@@ -208,11 +229,30 @@ impl SharedGateway {
     /// As [`SharedGateway::with`].
     pub fn subscribe(&self, capacity: usize) -> Result<Subscription, Poisoned> {
         let (sender, events) = channel::bounded(capacity.max(1));
-        let lagging = Arc::new(AtomicBool::new(false));
+        let (miss, missed) = channel::bounded(1);
         let mut machine = self.lock()?;
         machine.tell();
-        machine.subscribers.push((sender, lagging.clone()));
-        Ok(Subscription { events, lagging })
+        machine.subscribers.push(Subscriber { events: sender, missed: miss });
+        Ok(Subscription { events, missed })
+    }
+
+    /// How often callers that wait looked whether what they wait for is there, all together.
+    ///
+    /// # Errors
+    /// As [`SharedGateway::with`].
+    #[cfg(feature = "testing")]
+    pub fn attempts(&self) -> Result<u64, Poisoned> {
+        Ok(self.lock()?.attempts)
+    }
+
+    /// How many callers wait.
+    ///
+    /// # Errors
+    /// As [`SharedGateway::with`].
+    pub fn waiting(&self) -> Result<usize, Poisoned> {
+        let machine = self.lock()?;
+        let watchers: usize = machine.watchers.values().map(BTreeMap::len).sum();
+        Ok(machine.dispatchers.len() + machine.others.len() + watchers)
     }
 
     /// Takes the gateway out. `None` while other handles share it, or when a call panicked under the lock.
@@ -234,22 +274,28 @@ impl SharedGateway {
             let (number, pause) = {
                 let mut machine = self.lock()?;
                 let now = (self.shared.clock)();
-                let result = attempt(&mut machine.gateway, now);
-                machine.tell();
+                let guard = Alarm(&mut machine);
+                let result = attempt(&mut guard.0.gateway, now);
+                guard.0.tell_changes();
+                drop(guard);
+                #[cfg(feature = "testing")]
+                {
+                    machine.attempts += 1;
+                }
                 let wake = match result {
                     Ok(value) => {
                         // Where there was one there may be more: the next caller looks, and the last one finds nothing.
-                        machine.wake_dispatcher();
+                        machine.hand_on();
                         return Ok(Some(value));
                     }
                     Err(wake) => wake,
                 };
                 if until.is_some_and(|until| until <= now) {
-                    machine.wake_dispatcher();
+                    machine.hand_on();
                     return Ok(None);
                 }
                 let number = machine.enlist(queue, parker.unparker().clone());
-                let wake = wake.filter(|at| machine.has_to_wake(queue, number, *at));
+                let wake = machine.wake_at(number, wake, parker.unparker());
                 let wake = [wake, until].into_iter().flatten().min();
                 (number, wake.map(|at| Duration::from_nanos(at.since(now).as_nanos())))
             };
@@ -266,9 +312,28 @@ impl SharedGateway {
     }
 }
 
+/// Wakes everybody where a call panics under the lock: nobody else would, and what they wait for never comes.
+struct Alarm<'m>(&'m mut Machine);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.wake_all();
+            // Their streams end.
+            self.0.subscribers.clear();
+        }
+    }
+}
+
 impl Machine {
-    /// Hands events to subscribers and wakes whom a change may help. Called before the lock is let go of.
+    /// Called before the lock is let go of.
     fn tell(&mut self) {
+        self.tell_changes();
+        self.lead_on();
+    }
+
+    /// Hands events to subscribers and wakes whom a change may help.
+    fn tell_changes(&mut self) {
         let changes = self.gateway.changes();
         if changes == self.told {
             return;
@@ -293,14 +358,14 @@ impl Machine {
             }
             expected += 1;
             if let EventKind::Ended(job, _) | EventKind::Forgotten(job) = event.kind {
-                for waiter in self.watchers.remove(&job).into_iter().flatten() {
-                    waiter.unparker.unpark();
+                for unparker in self.watchers.remove(&job).into_iter().flat_map(BTreeMap::into_values) {
+                    unparker.unpark();
                 }
             }
-            self.subscribers.retain(|(sender, lagging)| match sender.try_send(event.clone()) {
+            self.subscribers.retain(|subscriber| match subscriber.events.try_send(event.clone()) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
-                    lagging.store(true, Ordering::Release);
+                    subscriber.miss();
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,
@@ -310,12 +375,8 @@ impl Machine {
             return;
         }
         // Events were dropped for want of room, or the host fetched them: nobody knows of what, so all look.
-        for waiter in core::mem::take(&mut self.watchers).into_values().flatten() {
-            waiter.unparker.unpark();
-        }
-        for (_, lagging) in &self.subscribers {
-            lagging.store(true, Ordering::Release);
-        }
+        self.wake_watchers();
+        self.subscribers.iter().for_each(Subscriber::miss);
     }
 
     fn wake_dispatcher(&mut self) {
@@ -324,33 +385,70 @@ impl Machine {
         }
     }
 
+    fn wake_watchers(&mut self) {
+        for unparker in core::mem::take(&mut self.watchers).into_values().flat_map(BTreeMap::into_values) {
+            unparker.unpark();
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.wake_watchers();
+        for waiter in self.dispatchers.drain(..).chain(self.others.drain(..)) {
+            waiter.unparker.unpark();
+        }
+    }
+
+    /// For one who leaves: the next dispatcher looks, and if nobody wakes at the gateway's deadline any more, somebody
+    /// takes that over.
+    fn hand_on(&mut self) {
+        self.wake_dispatcher();
+        self.lead_on();
+    }
+
+    /// Sees to it that somebody wakes at the gateway's deadline, if anybody waits. Who is woken for it looks, and leads from
+    /// then on.
+    fn lead_on(&mut self) {
+        let Some(due) = self.gateway.next_deadline() else { return };
+        match &self.leader {
+            Some(leader) if leader.at <= due => {}
+            // It came nearer.
+            Some(leader) => leader.unparker.unpark(),
+            None => {
+                let waiter = self.dispatchers.front().or(self.others.first()).map(|waiter| &waiter.unparker);
+                let watcher = || self.watchers.first_key_value().and_then(|(_, all)| all.first_key_value());
+                if let Some(unparker) = waiter.or_else(|| watcher().map(|(_, unparker)| unparker)) {
+                    unparker.unpark();
+                }
+            }
+        }
+    }
+
     fn enlist(&mut self, queue: Queue, unparker: Unparker) -> u64 {
         let number = self.next_waiter;
         self.next_waiter += 1;
-        let waiter = Waiter { number, unparker };
         match queue {
-            Queue::Dispatchers => self.dispatchers.push_back(waiter),
-            Queue::Others => self.others.push(waiter),
-            Queue::Watchers(job) => self.watchers.entry(job).or_default().push(waiter),
+            Queue::Dispatchers => self.dispatchers.push_back(Waiter { number, unparker }),
+            Queue::Others => self.others.push(Waiter { number, unparker }),
+            Queue::Watchers(job) => _ = self.watchers.entry(job).or_default().insert(number, unparker),
         }
         number
     }
 
-    /// Whether a waiter has to wake at the gateway's deadline `at`: of all dispatchers, only the one that wakes first.
-    fn has_to_wake(&mut self, queue: Queue, number: u64, at: Timestamp) -> bool {
-        if !matches!(queue, Queue::Dispatchers) {
-            return true;
+    /// When a caller has to wake by itself: at the instant it named where that is not the gateway's own deadline, at that one
+    /// only if no other caller does.
+    fn wake_at(&mut self, number: u64, wake: Option<Timestamp>, unparker: &Unparker) -> Option<Timestamp> {
+        let due = self.gateway.next_deadline();
+        let leads = due.filter(|due| self.leader.as_ref().is_none_or(|leader| *due < leader.at));
+        if let Some(at) = leads {
+            self.leader = Some(Leader { number, at, unparker: unparker.clone() });
         }
-        let leads = self.leader.is_none_or(|(_, other)| at < other);
-        if leads {
-            self.leader = Some((number, at));
-        }
-        leads
+        let own = wake.filter(|at| due.is_none_or(|due| *at < due));
+        [leads, own].into_iter().flatten().min()
     }
 
     /// Takes a waiter away that woke.
     fn delist(&mut self, queue: Queue, number: u64) {
-        if self.leader.is_some_and(|(leader, _)| leader == number) {
+        if self.leader.as_ref().is_some_and(|leader| leader.number == number) {
             self.leader = None;
         }
         match queue {
@@ -358,7 +456,7 @@ impl Machine {
             Queue::Others => self.others.retain(|waiter| waiter.number != number),
             Queue::Watchers(job) => {
                 if let Some(waiters) = self.watchers.get_mut(&job) {
-                    waiters.retain(|waiter| waiter.number != number);
+                    waiters.remove(&number);
                     if waiters.is_empty() {
                         self.watchers.remove(&job);
                     }
@@ -368,25 +466,40 @@ impl Machine {
     }
 }
 
+impl Subscriber {
+    fn miss(&self) {
+        // Where one is there already, that is enough.
+        let _ = self.missed.try_send(());
+    }
+}
+
 impl Subscription {
-    /// The next notice; waits for it. `None`: the gateway is gone.
+    /// The next notice; waits for it. `None`: the gateway is gone, or a call panicked under its lock.
     pub fn recv(&self) -> Option<Notice> {
-        match self.try_recv() {
-            Ok(notice) => Some(notice),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => self.events.recv().ok().map(Notice::Event),
-        }
+        self.recv_until(None)
     }
 
     /// The next notice; waits for it at most so long. `None`: there was none, or the gateway is gone.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Notice> {
-        match self.try_recv() {
-            Ok(notice) => Some(notice),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => match self.events.recv_timeout(timeout) {
-                Ok(event) => Some(Notice::Event(event)),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+        // A timeout beyond what the clock can tell is none.
+        self.recv_until(Some(timeout).map(|timeout| Instant::now().checked_add(timeout)).unwrap_or_default())
+    }
+
+    fn recv_until(&self, until: Option<Instant>) -> Option<Notice> {
+        let mut select = Select::new();
+        select.recv(&self.events);
+        select.recv(&self.missed);
+        loop {
+            match self.try_recv() {
+                Ok(notice) => return Some(notice),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            match until {
+                None => _ = select.ready(),
+                Some(until) if select.ready_deadline(until).is_err() => return None,
+                Some(_) => {}
+            }
         }
     }
 
@@ -397,8 +510,7 @@ impl Subscription {
     pub fn try_recv(&self) -> Result<Notice, TryRecvError> {
         match self.events.try_recv() {
             Ok(event) => Ok(Notice::Event(event)),
-            Err(_) if self.lagging.swap(false, Ordering::AcqRel) => Ok(Notice::LookAgain),
-            Err(error) => Err(error),
+            Err(error) => self.missed.try_recv().map(|()| Notice::LookAgain).map_err(|_| error),
         }
     }
 }

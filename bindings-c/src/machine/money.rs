@@ -49,8 +49,11 @@ pub struct gateway_batch {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct gateway_settlement {
-    /// Its number, without gaps. A host that sees a number again drops it.
+    /// Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, and one of a
+    /// job that it has an entry of from another epoch.
     pub number: u64,
+    /// The life of the gateway in which the job ended.
+    pub epoch: u64,
     /// The job.
     pub job: gateway_job_id,
     /// GPU time the customer pays for.
@@ -97,6 +100,7 @@ impl From<&Settlement> for gateway_settlement {
     fn from(own: &Settlement) -> Self {
         Self {
             number: own.number,
+            epoch: own.epoch.as_u64(),
             job: id_out(own.job),
             usage: own.usage.as_nanos(),
             absorbed: own.absorbed.as_nanos(),

@@ -188,6 +188,11 @@ impl Gateway {
         Some(self.state.tell_job(slot))
     }
 
+    /// Whether a job of that id is known.
+    pub fn is_known(&self, id: JobId) -> bool {
+        self.state.jobs.find(id).is_some()
+    }
+
     /// The job a customer submitted under an idempotency key. The key may have outlived the job's record.
     pub fn job_by_key(&self, customer: &str, key: &str) -> Option<JobId> {
         self.state.jobs.find_key(customer, key).map(|entry| entry.job)
