@@ -221,7 +221,8 @@ impl ToPy for Event {
             _ => ("", None, None, None),
         };
         let kind = enum_of(py, "EventKind", kind)?;
-        dataclass!(py, "Event", self.number, self.at.as_nanos(), kind, job.map(PyJobId), state, leapt)
+        let epoch = self.epoch.as_u64();
+        dataclass!(py, "Event", epoch, self.number, self.at.as_nanos(), kind, job.map(PyJobId), state, leapt)
     }
 }
 

@@ -36,7 +36,7 @@ fn say<T, E: Coded + core::fmt::Display>(result: Result<T, E>) -> ErrorReply {
 }
 
 fn apply(rig: &mut Rig, command: Command<'_>) -> ErrorReply {
-    match rig.gateway.apply(Entry { now: rig.now, command }) {
+    match rig.gateway.apply(Entry::new(rig.now, command)) {
         Reply::Error(error) => error,
         other => panic!("{other:?}"),
     }
@@ -54,7 +54,7 @@ fn collector() -> BillingCollector {
 fn snapshot(change: impl Fn(&mut Vec<u8>)) -> ErrorReply {
     let mut bytes = rig().gateway.snapshot();
     change(&mut bytes);
-    say(Gateway::restore(&bytes))
+    say(Gateway::replica(&bytes))
 }
 
 /// How each error is met.
@@ -184,7 +184,7 @@ fn corrupt() -> ErrorReply {
     bytes.extend_from_slice(&0_u64.to_le_bytes());
     let digest: [u8; 32] = Blake2b::<U32>::digest(&bytes).into();
     bytes.extend_from_slice(&digest);
-    say(Gateway::restore(&bytes))
+    say(Gateway::replica(&bytes))
 }
 
 #[test]

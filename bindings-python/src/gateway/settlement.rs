@@ -10,8 +10,8 @@ use crate::spec::{quoted, value};
 use crate::values::device_times;
 use crate::words::Word;
 
-/// What one job cost. Each job that ended has exactly one; a host that sees a number again drops it. ``to_json`` is a line
-/// for a ledger.
+/// What one job cost. Each job that ended has exactly one. A host drops an entry whose ``epoch`` and ``number`` it has, and one
+/// of a job that it has an entry of from another epoch. ``to_json`` is a line for a ledger.
 #[pyclass(module = "libgateway", name = "Settlement", frozen)]
 pub(crate) struct PySettlement(pub(crate) Settlement);
 
@@ -19,6 +19,12 @@ value!(PySettlement, Settlement);
 
 #[pymethods]
 impl PySettlement {
+    /// The life of the gateway in which the job ended.
+    #[getter]
+    fn epoch(&self) -> u64 {
+        self.0.epoch.as_u64()
+    }
+
     /// Its number, without gaps.
     #[getter]
     fn number(&self) -> u64 {

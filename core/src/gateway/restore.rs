@@ -467,4 +467,4 @@ fn corrupt(what: &'static str) -> SnapshotError {
 }
 
 /// As many and more are left, and the sum of a few does not overflow.
-const NUMBER_MAX: u64 = 1 << 60;
+pub(crate) const NUMBER_MAX: u64 = 1 << 60;

@@ -23,12 +23,14 @@ use serde::{Deserialize, Serialize};
 
 use super::Gateway;
 use super::config::{CustomerPolicy, GatewayConfig};
-use super::restore::restore;
+use super::restore::{NUMBER_MAX, restore};
 use super::settlement::{DeviceTime, SettlementRecord};
 use super::slices::{Orders, Slices};
 use super::state::{Scalars, State};
 use crate::backend::{Backend, BackendHot, BackendKind};
-use crate::billing::{Money, Outbox, Price, PriceBook};
+#[cfg(any(test, feature = "testing"))]
+use crate::billing::{Outbox, PriceBook};
+use crate::billing::{Money, Price};
 use crate::breaker::Permit;
 use crate::error::SnapshotError;
 use crate::id::{Epoch, JobId};
@@ -158,6 +160,9 @@ impl Gateway {
     pub fn replica(bytes: &[u8]) -> Result<Self, SnapshotError> {
         let commands = Self::commands_in(bytes)?;
         let body = unframe(bytes)?;
+        if commands > NUMBER_MAX {
+            return Err(SnapshotError::Corrupt { what: "commands" });
+        }
         let mut state = restore(&body)?;
         state.commands = commands;
         Ok(Self { state })

@@ -723,13 +723,89 @@ mod tests {
             store.cancel(at(n), id(n.into())).unwrap();
         }
         assert_eq!((store.get(id(1)), store.count(JobState::Cancelled)), (None, 2));
-        assert_eq!(store.by_key("acme", "1"), None);
+        assert_eq!(store.by_key("acme", "1"), Some(id(1)), "its key stays");
         assert_eq!(store.next_deadline(), Some(at(12)));
         store.handle_timeout(at(12));
         assert_eq!((store.get(id(2)), store.get(id(3)).is_some()), (None, true));
         store.handle_timeout(at(13));
         store.check_invariants();
         assert_eq!(store.customers.len(), 0);
+    }
+
+    #[test]
+    fn a_key_stands_for_its_job_until_its_own_time_is_over_whatever_became_of_the_record() {
+        let config = JobStoreConfig::default().retained_max(0).idempotency_for(Span::from_secs(10));
+        let mut store = store(config);
+        let job = |n, payload: &'static str| NewJob::new(id(n), "acme").payload(payload).idempotency_key("k");
+        store.insert(at(1), job(1, "a")).unwrap();
+        store.cancel(at(5), id(1)).unwrap();
+        assert_eq!((store.get(id(1)), store.customers.len()), (None, 0));
+        let last = Timestamp::from_nanos(at(15).as_nanos() - 1);
+        assert_eq!(store.insert(last, job(2, "a")), Ok(id(1)));
+        assert_eq!(store.insert(last, job(2, "b")), Err(SubmitError::IdempotencyConflict { job: id(1) }));
+        assert_eq!(store.insert(at(15), job(2, "b")), Ok(id(2)));
+        store.check_invariants();
+    }
+
+    #[test]
+    fn the_key_whose_job_ended_first_leaves_first_and_that_of_a_live_job_never() {
+        let mut store = store(JobStoreConfig::default().idempotency_keys_max(2));
+        let keys = ["1", "2", "3", "4", "5"];
+        for (n, key) in keys.iter().enumerate() {
+            store.insert(at(1), NewJob::new(id(n as u128), "acme").idempotency_key(key)).unwrap();
+        }
+        for n in [3, 1, 2] {
+            store.cancel(at(2), id(n)).unwrap();
+        }
+        let known = |store: &JobStore| keys.map(|key| store.by_key("acme", key).is_some());
+        assert_eq!(known(&store), [true, true, true, false, true]);
+        store.check_invariants();
+        let mut none = self::store(JobStoreConfig::default().idempotency_keys_max(0));
+        none.insert(at(1), NewJob::new(id(1), "acme").idempotency_key("1")).unwrap();
+        assert_eq!(none.by_key("acme", "1"), Some(id(1)), "it lives");
+        none.cancel(at(1), id(1)).unwrap();
+        assert_eq!(none.by_key("acme", "1"), None);
+    }
+
+    #[test]
+    fn keys_of_failed_and_cancelled_jobs_are_free_again_where_that_is_the_policy() {
+        for (failed, cancelled) in [(false, false), (true, false), (false, true), (true, true)] {
+            let config = JobStoreConfig::default().idempotency_free_failed(failed).idempotency_free_cancelled(cancelled);
+            let mut store = store(config);
+            for (n, key) in ["failed", "cancelled", "complete"].into_iter().enumerate() {
+                store.insert(at(1), NewJob::new(id(n as u128), "acme").idempotency_key(key)).unwrap();
+            }
+            let attempt = store.start(at(1), id(0)).unwrap();
+            let failure = JobFailure { class: FailureClass::Backend, message: "x".into(), retriable: false };
+            store.fail(at(1), id(0), attempt, failure).unwrap();
+            store.cancel(at(1), id(1)).unwrap();
+            let attempt = store.start(at(1), id(2)).unwrap();
+            store.complete(at(1), id(2), attempt, Output::url("x")).unwrap();
+            let free = ["failed", "cancelled", "complete"].map(|key| store.by_key("acme", key).is_none());
+            assert_eq!(free, [failed, cancelled, false]);
+            store.check_invariants();
+        }
+    }
+
+    #[test]
+    fn outputs_and_messages_that_are_too_many_bytes_leave_the_oldest_first() {
+        let mut store = store(JobStoreConfig::default().retained_bytes_max(10));
+        for (n, output) in ["12345", "1234", "12", "12345678901"].into_iter().enumerate() {
+            let n = n as u128;
+            store.insert(at(1), NewJob::new(id(n), "acme")).unwrap();
+            let attempt = store.start(at(1), id(n)).unwrap();
+            store.complete(at(1), id(n), attempt, Output::url(output)).unwrap();
+            store.check_invariants();
+            let kept = (0..4).map(|n| store.get(id(n)).is_some());
+            let kept: std::vec::Vec<bool> = kept.collect();
+            let expected = match n {
+                0 => [true, false, false, false],
+                1 => [true, true, false, false],
+                2 => [false, true, true, false],
+                _ => [false; 4],
+            };
+            assert_eq!(kept, expected, "after {output}");
+        }
     }
 
     #[test]

@@ -261,7 +261,7 @@ impl World {
             return Err("the run does not end".to_owned());
         }
         let now = Timestamp::from_nanos(self.reading());
-        let mut reply = self.gateway.apply(Entry { now, command: self.disguised(&command) });
+        let mut reply = self.gateway.apply(Entry::new(now, self.disguised(&command)));
         if self.loud {
             println!("{:>12} {command:?}\n             -> {reply:?}", self.time - START);
         }
@@ -316,7 +316,7 @@ impl World {
 
     fn restart(&mut self) -> Check {
         let bytes = self.gateway.snapshot();
-        let restored = Gateway::restore(&bytes).map_err(|error| format!("the snapshot is refused: {error}"))?;
+        let restored = Gateway::replica(&bytes).map_err(|error| format!("the snapshot is refused: {error}"))?;
         if restored.digest() != self.gateway.digest() {
             return Err("a restored gateway is another one".to_owned());
         }

@@ -34,7 +34,7 @@ impl Log {
     }
 
     pub(crate) fn give(&mut self, command: Command<'static>) -> Reply {
-        let entry = Entry { now: self.now, command };
+        let entry = Entry::new(self.now, command);
         let told = entry.to_json();
         let reply = self.gateway.apply(entry);
         self.lines.push(format!(r#"{{"entry":{told},"reply":{}}}"#, reply.to_json()));

@@ -113,7 +113,7 @@ fn restarts_in_the_middle_of_a_vector_change_nothing() {
             replay(name, &mut |number, entry, gateway| {
                 let reply = gateway.apply(Entry::from_json(entry).unwrap()).to_json();
                 if number % every == 0 {
-                    *gateway = Gateway::restore(&gateway.snapshot()).unwrap();
+                    *gateway = Gateway::replica(&gateway.snapshot()).unwrap();
                 }
                 reply
             });

@@ -172,7 +172,7 @@ fn random_step(rig: &mut Rig, chance: &mut Rng, leases: &mut Vec<Lease>, step: u
 
 /// Predicts by position, then lets a copy run empty, route by route, and compares.
 fn compare(rig: &Rig, seed: u64, step: u64) {
-    let gateway = libgateway::Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let gateway = libgateway::Gateway::replica(&rig.gateway.snapshot()).unwrap();
     let mut copy = Rig { gateway, now: rig.now, checked: false };
     let mut predicted: BTreeMap<String, BTreeMap<u32, JobId>> = BTreeMap::new();
     for number in 0..=u128::from(step) {
