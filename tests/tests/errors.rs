@@ -148,9 +148,23 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     met(1203, || snapshot(|bytes| bytes[4] = 9));
     met(1204, || snapshot(|bytes| bytes[40] ^= 1));
     met(1205, corrupt);
+    met(1206, || {
+        let mut rig = rig();
+        let mut slices = rig.gateway.slices();
+        assert!(slices.next(&rig.gateway).unwrap().is_some());
+        rig.pass(secs(1));
+        say(slices.next(&rig.gateway))
+    });
     // Logs.
     met(1301, || say(Entry::from_json("{\"now\":1}")));
     met(1302, || say(Entry::from_bytes(b"?")));
+    met(1303, || {
+        let mut rig = rig();
+        match rig.gateway.apply(Entry::new(START, Command::Advance {}).numbered(1)) {
+            Reply::Error(error) => error,
+            other => panic!("{other:?}"),
+        }
+    });
     // Transactions.
     met(1401, || apply(&mut Rig::new(GatewayConfig::default()), all_of(r#"{"dispatch":{}}"#)));
     met(1402, || apply(&mut rig(), all_of("")));
@@ -180,8 +194,8 @@ fn all_of(step: &'static str) -> Command<'static> {
 fn corrupt() -> ErrorReply {
     use blake2::digest::consts::U32;
     use blake2::{Blake2b, Digest as _};
-    let mut bytes = rig().gateway.snapshot()[..6].to_vec();
-    bytes.extend_from_slice(&0_u64.to_le_bytes());
+    let mut bytes = rig().gateway.snapshot()[..14].to_vec();
+    bytes.extend_from_slice(&0_u32.to_le_bytes());
     let digest: [u8; 32] = Blake2b::<U32>::digest(&bytes).into();
     bytes.extend_from_slice(&digest);
     say(Gateway::replica(&bytes))

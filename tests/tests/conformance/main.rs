@@ -29,7 +29,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 19] = [
+const THEMES: [Theme; 20] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -42,6 +42,7 @@ const THEMES: [Theme; 19] = [
     ("lease_expiry", queue::lease_expiry),
     ("cancel", queue::cancel),
     ("idempotency", refusals::idempotency),
+    ("restarts", refusals::restarts),
     ("transactions", refusals::transactions),
     ("bad_input", refusals::bad_input),
     ("settlements", money::settlements),
@@ -52,7 +53,7 @@ const THEMES: [Theme; 19] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 13] = [
+const NEVER_REPLIED: [(u16, &str); 14] = [
     (604, "of the job store by itself"),
     (605, "of the job store by itself"),
     (1101, "of the billing collector by itself"),
@@ -63,6 +64,7 @@ const NEVER_REPLIED: [(u16, &str); 13] = [
     (1203, "of a snapshot"),
     (1204, "of a snapshot"),
     (1205, "of a snapshot"),
+    (1206, "of a snapshot"),
     (1301, "of a text that is no command"),
     (1302, "of bytes that are no command"),
     (1501, "of a shared gateway"),
