@@ -86,7 +86,7 @@ static void a_job_runs_and_is_settled(void) {
     NUMBER(settled.usage, 1700 * GATEWAY_MILLISECOND);
     NUMBER(settled.charge, 1700);
     STATUS(gateway_complete(gw, START + 2 * GATEWAY_SECOND, info.id, &output, NULL, 0, &settled), GATEWAY_SUPERSEDED);
-    STATUS(gateway_heartbeat(gw, START, 99, NULL), GATEWAY_UNKNOWN_LEASE);
+    STATUS(gateway_heartbeat(gw, START, UINT64_MAX, NULL), GATEWAY_UNKNOWN_LEASE);
 
     gateway_outcome outcome;
     char url[64];

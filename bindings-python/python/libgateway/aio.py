@@ -63,7 +63,7 @@ class LoopState:
         """Watchers that are told positions, the one looked at longest ago first."""
         self.unlooked = 0
         """How many of them have to be looked at since the last change."""
-        self.looked = 0.0
+        self.looked = loop.time() - _LOOK_EVERY
         self.look: asyncio.TimerHandle | None = None
 
     @property

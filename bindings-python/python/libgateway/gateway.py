@@ -25,8 +25,9 @@ class Gateway(_native.Gateway):
     """A GPU gateway's decisions: who may enter, who runs next and where, what happens when that fails, what it costs.
 
     Every call is atomic and safe from any thread. ``backends``, ``customers`` (a policy for each name) and ``prices`` are put
-    in force at once; all other arguments are limits and policies, see ``docs/commands.md`` for what each means. ``seed`` and
-    ``entropy`` are random unless given; from ``entropy`` come the numbers that leases have. ``clock`` is called for the time where ``now_ns`` is not given: nanoseconds since the Unix epoch.
+    in force at once; all other arguments are limits and policies, see ``docs/commands.md`` for what each means. ``seed`` is
+    random unless given. From ``entropy`` come the numbers that leases have: random, unless it or a ``seed`` is given; with a
+    ``seed`` alone leases are numbered from 1 on, as in tests and replays. ``clock`` is called for the time where ``now_ns`` is not given: nanoseconds since the Unix epoch.
 
     Waiting is for asyncio: ``async for lease in gateway.leases()``, ``await gateway.result(job)``,
     ``async for event in gateway.watch(job)``, ``async with gateway.transaction()``.

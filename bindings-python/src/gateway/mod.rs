@@ -114,10 +114,11 @@ impl PyGateway {
             let entropy = entropy.map_or_else(|| system_entropy(py), Ok)?;
             return Ok(Self::around(Gateway::restore(bytes, now, entropy).or_raise(py)?, clock));
         }
-        // A configuration as text is that of a log, which tells itself when another life begins.
-        let entropy = match (entropy, config) {
-            (None, Some(_)) => None,
-            (own, _) => Some(own.map_or_else(|| system_entropy(py), Ok)?),
+        // A configuration as text is that of a log, which tells itself when another life begins; and who gives a seed wants the
+        // same each time.
+        let entropy = match entropy {
+            None if config.is_some() || seed.is_some() => None,
+            own => Some(own.map_or_else(|| system_entropy(py), Ok)?),
         };
         let config = match config {
             Some(text) => serde_json::from_str(text).map_err(|error| not_a_config(py, &error))?,
