@@ -343,7 +343,11 @@ pub(crate) fn lock<H: Handle>(found: Found) -> Result<Held, Failure> {
 pub(crate) fn hold(handle: *const std::ffi::c_void) -> Result<Held, Failure> {
     let found = find(handle.cast::<gateway_bytes>())?;
     let place = found.slot.place.lock().map_err(|_| Failure::poisoned())?;
-    if place.generation == found.generation { Ok(Held { place: Some(place), found }) } else { Err(Failure::handle("any")) }
+    if place.generation == found.generation {
+        Ok(Held { place: Some(place), found })
+    } else {
+        Err(Failure::handle("any"))
+    }
 }
 
 /// Does something with what is behind a handle. A panic in it poisons the handle.

@@ -11,7 +11,9 @@ use crate::input::{
     Options, Out, at, choice, instant_or_forever, job_id, optional_text, options, payload, text, timeouts,
 };
 use crate::machine::{
-    GATEWAY_FREE_CANCELLED, GATEWAY_FREE_FAILED, GATEWAY_HOUR, freed, gateway_failure, gateway_outcome, gateway_output, read_failure, read_output};
+    GATEWAY_FREE_CANCELLED, GATEWAY_FREE_FAILED, GATEWAY_HOUR, freed, gateway_failure, gateway_outcome, gateway_output,
+    read_failure, read_output,
+};
 use crate::names::{GATEWAY_NAME_CAP, state_number};
 use crate::output::{copy_bytes, fixed, id_out};
 use crate::status::*;

@@ -21,9 +21,7 @@ pub unsafe extern "C" fn gateway_testing_panic(handle: *const c_void) -> gateway
 /// cbindgen:ignore
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_testing_waiting(gw: *const gateway) -> u32 {
-    let waiting = find(gw).and_then(lock::<gateway>).and_then(|mut held| {
-        Ok(held.object::<gateway>()?.waiting())
-    });
+    let waiting = find(gw).and_then(lock::<gateway>).and_then(|mut held| Ok(held.object::<gateway>()?.waiting()));
     waiting.unwrap_or(0) as u32
 }
 

@@ -55,8 +55,8 @@ pub use gateway::Plant;
 pub use gateway::{
     Abort, Advance, AfterFailure, BackendView, BillingPolicy, Command, Counters, CustomerPolicy, CustomerView,
     DeviceTime, Digest, Dispatch, Entry, Event, EventKind, Failure, Gateway, GatewayConfig, JobView, Leaf, Lease,
-    Payer, Reply, Route, Settled, Settlement, Slices, Stats, Step, Submit, TakenSettlements, Transaction, WaitReason, Watch,
-    WatchEvent, WatchStep,
+    Payer, Reply, Route, Settled, Settlement, Slices, Stats, Step, Submit, TakenSettlements, Transaction, WaitReason,
+    Watch, WatchEvent, WatchStep,
 };
 pub use heap::IndexedHeap;
 pub use histogram::Histogram;

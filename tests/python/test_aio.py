@@ -273,7 +273,7 @@ def test_positions_are_told_at_a_bounded_rate_and_all_of_them_in_the_end(gateway
         # All fifty ends are one moment: a thousand positions were looked at, and who was told looks for more.
         assert loop.time() == begun and looked <= ended + 3 * 1_000, looked
         while any(told[job] != n for n, job in enumerate(jobs[50:])):
-            await asyncio.sleep(0.1)
+            await sleep_ns(SECOND // 10)
             assert loop.time() - begun < 1.0
         for task in tasks:
             task.cancel()

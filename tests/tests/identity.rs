@@ -13,7 +13,12 @@ use libgateway::{
 use libgateway_tests::kit::{DEV, Rig, START, id, job, secs};
 use libgateway_tests::rng::{Rng, seed};
 
-fn complete(gateway: &mut Gateway, now: Timestamp, lease: libgateway::LeaseId, picture: &str) -> Result<(), LeaseError> {
+fn complete(
+    gateway: &mut Gateway,
+    now: Timestamp,
+    lease: libgateway::LeaseId,
+    picture: &str,
+) -> Result<(), LeaseError> {
     gateway.complete(now, lease, Output::url(picture), Usage::unmeasured()).map(|_| ())
 }
 
@@ -80,6 +85,53 @@ fn no_two_lives_from_one_snapshot_give_out_a_number_twice() {
     assert_eq!(leases.len(), 1_600);
 }
 
+#[test]
+fn late_workers_of_lives_that_were_lost_never_end_anothers_job() {
+    let seed = seed(5);
+    println!("GATEWAY_SEED={seed}");
+    let mut chance = Rng::new(seed);
+    let mut rig = Rig::with_slots(GatewayConfig::default().lease_for(secs(30)), 4);
+    let (mut kept, mut works, mut next) = (rig.gateway.snapshot(), Vec::new(), 0);
+    let (mut taken, mut superseded) = (0, 0);
+    for _ in 0..3_000 {
+        match chance.below(12) {
+            0..=2 => {
+                // Ids come from dice, so a life that forgot a job never meets its id again.
+                next += 1;
+                rig.submit(job(next, "acme", DEV));
+            }
+            3..=5 => works.extend(rig.gateway.dispatch(rig.now).lease().map(|lease| (lease.id, lease.job))),
+            6..=8 if !works.is_empty() => {
+                // Workers answer late, twice, and of whatever life they are; what they made says for whom.
+                let recent = chance.below(12.min(works.len() as u64)) as usize;
+                let (lease, own) = works[works.len() - 1 - recent];
+                match complete(&mut rig.gateway, rig.now, lease, &own.to_string()) {
+                    Ok(()) => {
+                        taken += 1;
+                        assert_eq!(rig.gateway.outcome(own), Some(&Outcome::Complete(Output::url(own.to_string()))));
+                    }
+                    Err(LeaseError::Superseded { .. }) => superseded += 1,
+                    Err(other) => panic!("{other:?}"),
+                }
+            }
+            9 => _ = rig.pass(Span::from_millis(chance.below(5_000))),
+            10 if chance.one_in(10) => kept = rig.gateway.snapshot(),
+            11 if chance.one_in(10) => {
+                rig.gateway = Gateway::restore(&kept, rig.now, chance.bits()).unwrap();
+                rig.check();
+            }
+            _ => {}
+        }
+    }
+    rig.check();
+    assert!(taken > 100 && superseded > 100, "{taken} taken, {superseded} superseded");
+    for number in 1..=next {
+        if let Some(Outcome::Complete(output)) = rig.gateway.outcome(id(number)) {
+            assert_eq!(*output, Output::url(id(number).to_string()), "somebody else's picture");
+        }
+    }
+}
+
 /// What a host keeps of the settlements it gets, by the rule of [`Settlement`].
 #[derive(Default)]
 struct Ledger {
@@ -143,7 +195,9 @@ fn a_host_that_drops_what_it_has_loses_no_money_and_takes_none_twice() {
                 rig.gateway = Gateway::restore(&kept, rig.now, chance.bits()).unwrap();
                 rig.check();
                 // What the host did not get of a job that the gateway forgot, it did not get: only what it was told counts.
-                ended.retain(|job, ()| ledger.jobs.contains_key(job) || rig.gateway.job(*job).is_some_and(|job| job.outcome.is_some()));
+                ended.retain(|job, ()| {
+                    ledger.jobs.contains_key(job) || rig.gateway.job(*job).is_some_and(|job| job.outcome.is_some())
+                });
             }
             _ => {}
         }
@@ -271,7 +325,9 @@ fn restore_is_a_replica_and_one_command() {
     let restored = Gateway::restore(&snapshot, rig.now, 77).unwrap();
     let mut replica = Gateway::replica(&snapshot).unwrap();
     assert_eq!(replica.digest(), rig.gateway.digest());
-    let Reply::Began { epoch } = replica.apply(Entry::new(rig.now, Command::BeginEpoch { entropy: 77 })) else { panic!() };
+    let Reply::Began { epoch } = replica.apply(Entry::new(rig.now, Command::BeginEpoch { entropy: 77 })) else {
+        panic!()
+    };
     assert_eq!((replica.digest(), epoch), (restored.digest(), restored.epoch()));
     let other = Gateway::restore(&snapshot, rig.now + Span::from_nanos(1), 77).unwrap();
     assert_ne!(other.epoch(), epoch, "the instant counts, too");
@@ -283,8 +339,9 @@ fn a_tail_that_is_applied_twice_is_refused_by_number_and_changes_nothing() {
     let snapshot = rig.gateway.snapshot();
     let known = Gateway::commands_in(&snapshot).unwrap();
     assert_eq!(known, rig.gateway.commands());
-    let tail: Vec<Entry<'_>> =
-        (0..5).map(|n| Entry::new(rig.now, Command::Submit(job(n, "acme", DEV))).numbered(known + 1 + n as u64)).collect();
+    let tail: Vec<Entry<'_>> = (0..5)
+        .map(|n| Entry::new(rig.now, Command::Submit(job(n, "acme", DEV))).numbered(known + 1 + n as u64))
+        .collect();
     let mut standby = Gateway::replica(&snapshot).unwrap();
     for entry in &tail {
         assert!(standby.apply(entry.clone()).error().is_none());
@@ -357,7 +414,11 @@ fn slices_are_the_snapshot_and_a_command_in_between_ends_them() {
     let mut rig = Rig::with_slots(GatewayConfig::default().retained_max(500), 3);
     for number in 0..3_000 {
         let payload = vec![b'x'; if number == 700 { 200_000 } else { number as usize % 200 }];
-        rig.submit(job(number, ["acme", "bolt"][number as usize % 2], DEV).payload(payload).idempotency_key(format!("{number}")));
+        rig.submit(
+            job(number, ["acme", "bolt"][number as usize % 2], DEV)
+                .payload(payload)
+                .idempotency_key(format!("{number}")),
+        );
         if number % 3 == 0 {
             rig.cancel(id(number));
         }
@@ -553,7 +614,8 @@ fn a_full_table_forgets_the_key_whose_job_ended_first_and_never_that_of_a_live_o
         rig.cancel(id(number));
         rig.check();
     }
-    let known = |rig: &Rig| (0..6).filter(|n| rig.gateway.job_by_key("acme", &format!("k{n}")).is_some()).collect::<Vec<_>>();
+    let known =
+        |rig: &Rig| (0..6).filter(|n| rig.gateway.job_by_key("acme", &format!("k{n}")).is_some()).collect::<Vec<_>>();
     assert_eq!(known(&rig), [0, 1, 2, 3, 4]);
     rig.gateway = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     rig.cancel(id(1));

@@ -270,7 +270,7 @@ fn the_end_of_a_job_costs_its_own_watchers_a_look_and_no_others() {
         gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(n.into()))).unwrap().unwrap();
     }
     // The callers that were woken to look at a nearer deadline, one at a time, if any.
-    assert_eq!(gateway.with(|gateway, _| gateway.next_deadline().is_some()).unwrap(), true, "records leave one day");
+    assert!(gateway.with(|gateway, _| gateway.next_deadline().is_some()).unwrap(), "records leave one day");
     gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(7))).unwrap().unwrap();
     let zero = Instant::now();
     while gateway.waiting().unwrap() as u64 > WATCHERS - 1 {

@@ -28,8 +28,8 @@ use std::ffi::{c_char, c_void};
 
 use libgateway::{EventKind, Gateway, GatewayConfig, Slices};
 
-pub(crate) use config::{freed, reserved};
 pub use config::*;
+pub(crate) use config::{freed, reserved};
 pub(crate) use data::json;
 pub use data::*;
 pub(crate) use fleet::forced;

@@ -106,7 +106,6 @@ impl Slices {
     ///
     /// # Complexity
     /// O(1), and more for a payload or an outcome that is longer than a slice.
-    #[expect(clippy::should_implement_trait, reason = "an iterator would hold on to the gateway")]
     pub fn next(&mut self, gateway: &Gateway) -> Result<Option<Vec<u8>>, SnapshotError> {
         if gateway.state.commands != self.commands {
             return Err(SnapshotError::Changed);

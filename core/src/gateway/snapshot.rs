@@ -28,13 +28,13 @@ use super::settlement::{DeviceTime, SettlementRecord};
 use super::slices::{Orders, Slices};
 use super::state::{Scalars, State};
 use crate::backend::{Backend, BackendHot, BackendKind};
+use crate::billing::{Money, Price};
 #[cfg(any(test, feature = "testing"))]
 use crate::billing::{Outbox, PriceBook};
-use crate::billing::{Money, Price};
 use crate::breaker::Permit;
 use crate::error::SnapshotError;
 use crate::id::{Epoch, JobId};
-use crate::job::{Hold, Idempotency, Job, KeyEntry, JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
+use crate::job::{Hold, Idempotency, Job, JobFailure, JobState, KeyEntry, Outcome, Payload, Priority, Task, Timeouts};
 use crate::limiter::TokenBucket;
 use crate::queue::LANES;
 use crate::time::{Clock, GpuNanos, Span, Timestamp};

@@ -166,7 +166,6 @@ impl KeyTable {
         self.limits
     }
 
-
     pub(crate) fn memory_bytes(&self) -> usize {
         self.entries.allocation_size() + self.ended.capacity() * size_of::<(Timestamp, Address)>()
     }

@@ -155,61 +155,41 @@ impl Default for JobStoreConfig {
     }
 }
 
+macro_rules! setters {
+    ($($(#[$doc:meta])* $field:ident: $type:ty),+ $(,)?) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub const fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })+
+    };
+}
+
 impl JobStoreConfig {
-    /// Sets [`JobStoreConfig::jobs_max`].
-    #[must_use]
-    pub const fn jobs_max(mut self, jobs_max: u32) -> Self {
-        self.jobs_max = jobs_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::retain_for`].
-    #[must_use]
-    pub const fn retain_for(mut self, retain_for: Span) -> Self {
-        self.retain_for = retain_for;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::retained_max`].
-    #[must_use]
-    pub const fn retained_max(mut self, retained_max: u32) -> Self {
-        self.retained_max = retained_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::retained_bytes_max`].
-    #[must_use]
-    pub const fn retained_bytes_max(mut self, retained_bytes_max: u64) -> Self {
-        self.retained_bytes_max = retained_bytes_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::idempotency_for`].
-    #[must_use]
-    pub const fn idempotency_for(mut self, idempotency_for: Span) -> Self {
-        self.idempotency_for = idempotency_for;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::idempotency_keys_max`].
-    #[must_use]
-    pub const fn idempotency_keys_max(mut self, idempotency_keys_max: u32) -> Self {
-        self.idempotency_keys_max = idempotency_keys_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::idempotency_free_failed`].
-    #[must_use]
-    pub const fn idempotency_free_failed(mut self, idempotency_free_failed: bool) -> Self {
-        self.idempotency_free_failed = idempotency_free_failed;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::idempotency_free_cancelled`].
-    #[must_use]
-    pub const fn idempotency_free_cancelled(mut self, idempotency_free_cancelled: bool) -> Self {
-        self.idempotency_free_cancelled = idempotency_free_cancelled;
-        self
+    setters! {
+        /// Sets [`JobStoreConfig::jobs_max`].
+        jobs_max: u32,
+        /// Sets [`JobStoreConfig::retain_for`].
+        retain_for: Span,
+        /// Sets [`JobStoreConfig::retained_max`].
+        retained_max: u32,
+        /// Sets [`JobStoreConfig::retained_bytes_max`].
+        retained_bytes_max: u64,
+        /// Sets [`JobStoreConfig::idempotency_for`].
+        idempotency_for: Span,
+        /// Sets [`JobStoreConfig::idempotency_keys_max`].
+        idempotency_keys_max: u32,
+        /// Sets [`JobStoreConfig::idempotency_free_failed`].
+        idempotency_free_failed: bool,
+        /// Sets [`JobStoreConfig::idempotency_free_cancelled`].
+        idempotency_free_cancelled: bool,
+        /// Sets [`JobStoreConfig::payload_len_max`].
+        payload_len_max: u32,
+        /// Sets [`JobStoreConfig::timeouts`].
+        timeouts: Timeouts,
+        /// Sets [`JobStoreConfig::seed`].
+        seed: u64,
     }
 
     fn keys(&self) -> KeyLimits {
@@ -219,27 +199,6 @@ impl JobStoreConfig {
             free_failed: self.idempotency_free_failed,
             free_cancelled: self.idempotency_free_cancelled,
         }
-    }
-
-    /// Sets [`JobStoreConfig::payload_len_max`].
-    #[must_use]
-    pub const fn payload_len_max(mut self, payload_len_max: u32) -> Self {
-        self.payload_len_max = payload_len_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::timeouts`].
-    #[must_use]
-    pub const fn timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = timeouts;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::seed`].
-    #[must_use]
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
     }
 }
 
@@ -770,7 +729,8 @@ mod tests {
     #[test]
     fn keys_of_failed_and_cancelled_jobs_are_free_again_where_that_is_the_policy() {
         for (failed, cancelled) in [(false, false), (true, false), (false, true), (true, true)] {
-            let config = JobStoreConfig::default().idempotency_free_failed(failed).idempotency_free_cancelled(cancelled);
+            let config =
+                JobStoreConfig::default().idempotency_free_failed(failed).idempotency_free_cancelled(cancelled);
             let mut store = store(config);
             for (n, key) in ["failed", "cancelled", "complete"].into_iter().enumerate() {
                 store.insert(at(1), NewJob::new(id(n as u128), "acme").idempotency_key(key)).unwrap();

@@ -487,7 +487,11 @@ impl JobTable {
             counts[job.hot.state as usize] += 1;
             assert_eq!(self.find(job.id), Some(slot), "a job is found by its id");
             if let Some(own) = job.idempotency().filter(|_| slot < ENDED) {
-                assert_eq!(self.keys.get(own.address).map(|entry| entry.job), Some(job.id), "a job is found by its key");
+                assert_eq!(
+                    self.keys.get(own.address).map(|entry| entry.job),
+                    Some(job.id),
+                    "a job is found by its key"
+                );
                 keys += 1;
             }
             assert_eq!(job.hot.state.is_terminal(), job.outcome().is_some(), "an outcome exactly at the end");

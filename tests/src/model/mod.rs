@@ -214,7 +214,8 @@ impl Model {
     /// What a customer's key stands for now.
     pub(crate) fn promise(&self, customer: &str, key: &str) -> Option<&Promise> {
         let lasts = self.config.idempotency_for.as_nanos();
-        let over = |own: &&Promise| own.ended.saturating_add(lasts) <= self.now && own.ended.saturating_add(lasts) < u64::MAX;
+        let over =
+            |own: &&Promise| own.ended.saturating_add(lasts) <= self.now && own.ended.saturating_add(lasts) < u64::MAX;
         let kept = self.kept_keys.iter().filter(|own| !over(own));
         self.keys.iter().chain(kept).find(|own| own.customer == customer && own.key == key)
     }

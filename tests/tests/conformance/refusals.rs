@@ -2,7 +2,7 @@
 
 use libgateway::{
     Backend, Batch, Command, CustomerPolicy, Failure, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, Leaf,
-    LeaseId, Reply, Models, Output, PriceBook, Priority, RateLimit, Route, Span, Step, Timeouts, Usage,
+    LeaseId, Models, Output, PriceBook, Priority, RateLimit, Reply, Route, Span, Step, Timeouts, Usage,
 };
 use libgateway_tests::kit;
 
