@@ -191,12 +191,6 @@
 /** This gateway never granted such a lease. */
 #define GATEWAY_UNKNOWN_LEASE (-502)
 
-/** The lease is live: what it used comes with its result. */
-#define GATEWAY_STILL_LIVE (-511)
-
-/** The lease ended too long ago for its usage to be told. */
-#define GATEWAY_TOO_LATE (-512)
-
 /** No job of that id is known, or it is no longer. */
 #define GATEWAY_UNKNOWN_JOB (-601)
 
@@ -257,11 +251,17 @@
 /** The snapshot contradicts itself. */
 #define GATEWAY_CORRUPT (-1205)
 
+/** The gateway was given a command while its snapshot was taken in slices. */
+#define GATEWAY_CHANGED (-1206)
+
 /** The text is no command. */
 #define GATEWAY_NOT_A_COMMAND (-1301)
 
 /** The bytes are no command. */
 #define GATEWAY_BAD_BYTES (-1302)
+
+/** The entry is not the next one of the log: it was applied before, or one before it was not. */
+#define GATEWAY_OUT_OF_SEQUENCE (-1303)
 
 /**
  * Something a transaction as data needs is not there now. The functions of this header answer `GATEWAY_WAIT` instead.
@@ -399,11 +399,11 @@
 /** Nobody pays: the settlement tells the GPU time as absorbed. */
 #define GATEWAY_PAYER_HOUSE 1
 
-/** The result is taken; what was possible is billed, and what was reported is told beside it. */
-#define GATEWAY_EXCESS_CAP 0
+/** The idempotency key of a job that ended in error is free again at once. */
+#define GATEWAY_FREE_FAILED 1
 
-/** The result is refused, and may be told again with another figure. */
-#define GATEWAY_EXCESS_REFUSE 1
+/** The idempotency key of a cancelled job is free again at once. */
+#define GATEWAY_FREE_CANCELLED 2
 
 /** The threshold itself opens the breaker. */
 #define GATEWAY_RATE_AT_LEAST 0
@@ -512,12 +512,6 @@
 
 /** A reading of the clock was so far ahead that it was not believed; `leapt` tells how far. */
 #define GATEWAY_EVENT_CLOCK_LEAPT 8
-
-/** More was reported of an attempt than its devices can have worked: `reported`; `billed` is what was possible. */
-#define GATEWAY_EVENT_USAGE_CAPPED 9
-
-/** A settled job comes to something else: the usage of one of its leases was told late. */
-#define GATEWAY_EVENT_CORRECTED 10
 
 /** Something this header does not know yet. */
 #define GATEWAY_EVENT_OTHER 4294967295
@@ -630,6 +624,13 @@ typedef struct gateway_queue gateway_queue;
  * May be used from any number of threads at once.
  */
 typedef struct gateway_settlements gateway_settlements;
+
+/**
+ * A snapshot in slices, see `gateway_slices_new`.
+ *
+ * May be used from any number of threads at once; calls take turns.
+ */
+typedef struct gateway_slices gateway_slices;
 
 /**
  * Jobs by id, each with one state that only moves as the lifecycle allows.
@@ -756,6 +757,11 @@ typedef struct gateway_config {
      * Keys every hash table and draws the jitter. Take it from a random source and keep it with the log. Default 0.
      */
     uint64_t seed;
+    /**
+     * What the numbers of the gateway's life are drawn from; 0: from the system's random source. Give one where there is a
+     * log: a `begin_epoch` with it is the gateway's first command. Default 0.
+     */
+    uint64_t entropy;
     /** Customers without a policy of their own get this one; NULL: the default one. */
     const gateway_customer_policy *customer;
     /** When and how often failed attempts are tried again; NULL: as by default. */
@@ -780,10 +786,15 @@ typedef struct gateway_config {
     uint64_t timeout_total;
     /** How much more than the lease's time a device may report, beyond `billing_tolerance_ppm`. Default 100 ms. */
     uint64_t billing_slack;
-    /** How long after its end a lease may be told what it used; 0: not at all. Default 1 h. */
-    uint64_t late_usage_for;
     /** Ended jobs are kept so long. Default 1 h. */
     uint64_t retain_for;
+    /** Bytes of outputs and failure messages that are kept at most, together. Default 1 GiB. */
+    uint64_t retained_bytes_max;
+    /**
+     * An idempotency key stands for its job until so long after the job's end, whether the job's record is still kept or
+     * not; above zero. Default 24 h.
+     */
+    uint64_t idempotency_for;
     /** A customer without jobs is forgotten after so long. Default 600 s. */
     uint64_t customer_idle;
     /**
@@ -802,21 +813,8 @@ typedef struct gateway_config {
     uint32_t billing_lost;
     /** Who pays for an attempt that ran when its job was cancelled. Default `GATEWAY_PAYER_CUSTOMER`. */
     uint32_t billing_cancelled;
-    /** Who pays for an attempt whose worker gave its lease back. Default `GATEWAY_PAYER_HOUSE`. */
-    uint32_t billing_released;
     /** How much more than the lease's time a device may report, in parts per million. Default 10 000. */
     uint32_t billing_tolerance_ppm;
-    /** What becomes of a usage beyond that. Default `GATEWAY_EXCESS_CAP`. */
-    uint32_t billing_excess;
-    /** 1: an attempt that was not measured counts all devices of its backend; 0: one. Default 1. */
-    uint32_t unmeasured_devices;
-    /** Leases that may be told late at most; beyond that the oldest can no longer be. Default 100 000. */
-    uint32_t late_usage_max;
-    /**
-     * 1: settlements are kept until they are confirmed; 0: there are none, and nothing counts against `jobs_max`.
-     * Default 1.
-     */
-    uint32_t settlements;
     /** Jobs that have not ended and settlements not confirmed, together. Default 2 000 000. */
     uint32_t jobs_max;
     /** Longest payload in bytes. Default 10 MiB. */
@@ -825,6 +823,12 @@ typedef struct gateway_config {
     uint32_t output_len_max;
     /** Ended jobs that are kept at most. Default 100 000. */
     uint32_t retained_max;
+    /** Idempotency keys of ended jobs at most; the one whose job ended first leaves first. Default 1 000 000. */
+    uint32_t idempotency_keys_max;
+    /**
+     * Whose keys are free again at once: `GATEWAY_FREE_FAILED`, `GATEWAY_FREE_CANCELLED` or both. Default 0: nobody's.
+     */
+    uint32_t idempotency_free;
     /** Customers known at once. Default 1 000 000. */
     uint32_t customers_max;
     /** Routes known at once. Default 10 000. */
@@ -837,8 +841,6 @@ typedef struct gateway_config {
     uint32_t events_max;
     /** Deadlines one call handles at most. Default 1 024. */
     uint32_t due_max;
-    /** Must be 0. */
-    uint32_t reserved;
 } gateway_config;
 
 /** A free word about a backend, for the host: endpoint, region, driver. */
@@ -911,14 +913,6 @@ typedef struct gateway_submit_options {
     uint32_t tokens;
 } gateway_submit_options;
 
-/** What one device worked for a lease: a difference on the GPU's own clock, never a reading of it. */
-typedef struct gateway_usage {
-    /** The device, as the driver names it: "GPU-8f2c...". Visible ASCII without comma. */
-    const char *device;
-    /** Nanoseconds it was busy. */
-    uint64_t gpu_ns;
-} gateway_usage;
-
 /** What a lease says, but for its payload. Texts end in a NUL. */
 typedef struct gateway_lease_info {
     /** Its id: every result carries it. Never used twice within one gateway. */
@@ -958,20 +952,22 @@ typedef struct gateway_output {
     size_t data_len;
 } gateway_output;
 
+/** What one device worked for a lease: a difference on the GPU's own clock, never a reading of it. */
+typedef struct gateway_usage {
+    /** The device, as the driver names it: "GPU-8f2c...". Visible ASCII without comma. */
+    const char *device;
+    /** Nanoseconds it was busy. */
+    uint64_t gpu_ns;
+} gateway_usage;
+
 /** What a completed job came to. */
 typedef struct gateway_settled {
     /** The job. */
     gateway_job_id job;
-    /** GPU time that was reported of the attempts the customer pays for, in nanoseconds. */
-    uint64_t reported;
     /** GPU time the customer pays for, in nanoseconds. */
     uint64_t usage;
-    /** What it costs, in millionths of the currency, where `priced` is 1. */
+    /** What it costs, in millionths of the currency; 0 where the book has no price. */
     uint64_t charge;
-    /** 1 where the book has a price. Where it is 0 it is not known what the job costs. */
-    uint32_t priced;
-    /** 1 where less was billed or absorbed than was reported. */
-    uint32_t capped;
 } gateway_settled;
 
 /** How an attempt failed. Begin with `GATEWAY_FAILURE_INIT`. */
@@ -1014,43 +1010,35 @@ typedef struct gateway_advanced {
     uint32_t more;
 } gateway_advanced;
 
+/** How a job ended, but for the bytes. */
+typedef struct gateway_outcome {
+    /** `GATEWAY_OUTCOME_URL` and its like. */
+    uint32_t kind;
+    /** Of a failure its class, `GATEWAY_FAILURE_TIMEOUT` and its like; else 0. */
+    uint32_t failure_class;
+    /** Of a failure by HTTP its status; else 0. */
+    uint32_t http_status;
+    /** Of a failure: 1 where another submission might succeed. */
+    uint32_t retriable;
+} gateway_outcome;
+
 /**
  * The steps of a transaction. Returns 0 to keep them; anything else takes all of them back and is what
  * `gateway_transaction` answers. `tx` must not be kept. No exception and no `longjmp` may leave it.
  */
 typedef gateway_status (*gateway_tx_body)(gateway_tx *tx, void *context);
 
-/** What a usage that was told late came to. */
-typedef struct gateway_corrected {
-    /** The job of the lease. */
-    gateway_job_id job;
-    /**
-     * The number of the correcting settlement; 0: nothing changed, the job has not ended and will be settled with this
-     * figure, or no settlements are kept.
-     */
-    uint64_t settlement;
-    /** GPU time that was reported, in nanoseconds. */
-    uint64_t reported;
-    /** GPU time that stands for the lease now, in nanoseconds. */
-    uint64_t billed;
-    /** 1 where that is less than was reported. */
-    uint64_t capped;
-} gateway_corrected;
-
 /**
- * What GPU time of a model costs in a tier: `micros` for each `per` nanoseconds, exactly. {"*", "*", 8400, GATEWAY_HOUR} is
- * 0.0084 an hour. A charge is usage times price, rounded once, to the nearest millionth and a tie to the even one. The
- * most telling entry wins: both named, model named, tier named, neither.
+ * What a GPU-second of a model costs in a tier. The most telling entry wins: both named, model named, tier named,
+ * neither.
  */
 typedef struct gateway_price {
     /** Family and model, "flux/dev", or "*" for any. */
     const char *model;
     /** The tier, or "*" for any. */
     const char *tier;
-    /** Millionths of the currency. */
-    uint64_t micros;
-    /** Nanoseconds of GPU time they are for; 0: a second. */
-    uint64_t per;
+    /** Millionths of the currency for a GPU-second. */
+    uint64_t micros_per_second;
 } gateway_price;
 
 /** A run of entries that were handed out together. It says which. */
@@ -1064,39 +1052,27 @@ typedef struct gateway_batch {
 } gateway_batch;
 
 /**
- * What one job cost. Each job that ended has exactly one first entry, also one that never ran, and a correction for each
- * usage that was told late. What a customer owes is the sum of `charge` less the sum of `charge_credit`. Spans are in
- * nanoseconds, money in millionths of the currency. Texts end in a NUL.
+ * What one job cost. Each job that ended has exactly one, also one that never ran. Spans are in nanoseconds, money in
+ * millionths of the currency. Texts end in a NUL.
  */
 typedef struct gateway_settlement {
-    /** Its number, without gaps. A host that sees a number again drops it. */
+    /**
+     * Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, and one of a
+     * job that it has an entry of from another epoch.
+     */
     uint64_t number;
+    /** The life of the gateway in which the job ended. */
+    uint64_t epoch;
     /** The job. */
     gateway_job_id job;
-    /** GPU time that was reported of the attempts the customer pays for; in a correction, of its lease. */
-    uint64_t reported;
-    /** GPU time the customer pays for; in a correction, what is added. */
+    /** GPU time the customer pays for. */
     uint64_t usage;
-    /** GPU time nobody pays for, by policy; in a correction, what is added. */
+    /** GPU time nobody pays for: failed and lost attempts, by policy. */
     uint64_t absorbed;
-    /** Price for each `price_per` of GPU time, where `priced` is 1. */
+    /** Price for a GPU-second, where `priced` is 1. */
     uint64_t price;
-    /** Nanoseconds that `price` is for, where `priced` is 1. */
-    uint64_t price_per;
-    /** Usage times price, rounded once, where `priced` is 1. Where it is 0 it is not known what the job costs. */
+    /** Usage times price, rounded once. */
     uint64_t charge;
-    /** The number of the entry it corrects; 0: it is the first one of its job. */
-    uint64_t corrects;
-    /** The lease whose usage was told late, in a correction. */
-    uint64_t lease;
-    /** When it was told, in a correction; else `GATEWAY_FOREVER`. */
-    uint64_t corrected;
-    /** GPU time the customer no longer pays for; 0 but in a correction. */
-    uint64_t usage_credit;
-    /** GPU time that is no longer absorbed; 0 but in a correction. */
-    uint64_t absorbed_credit;
-    /** What is given back; 0 but in a correction. */
-    uint64_t charge_credit;
     /** When the job was submitted. */
     uint64_t created;
     /** When its last attempt began; `GATEWAY_FOREVER` where it never ran. */
@@ -1107,12 +1083,8 @@ typedef struct gateway_settlement {
     uint32_t price_version;
     /** 1 where the book has a price. */
     uint32_t priced;
-    /** 1 where every attempt the customer pays for was measured; otherwise some of `usage` is lease time. */
+    /** 1 where all of `usage` was measured by the host; otherwise some is lease time. */
     uint32_t measured;
-    /** 1 where less was billed or absorbed than was reported. */
-    uint32_t capped;
-    /** Always 0. */
-    uint32_t reserved;
     /** What it was: `GATEWAY_TASK_T2I` and its like. */
     uint32_t task;
     /** How it ended: `GATEWAY_STATE_COMPLETE` and its like. */
@@ -1121,7 +1093,7 @@ typedef struct gateway_settlement {
     uint32_t attempts;
     /** Returns to the queue that were not the job's fault. */
     uint32_t requeues;
-    /** Devices of all attempts the customer pays for; `gateway_settlements_device` tells each. */
+    /** Devices of the last attempt; `gateway_settlements_device` tells each. */
     uint32_t devices;
     /** Who pays. */
     char customer[GATEWAY_NAME_CAP];
@@ -1170,18 +1142,6 @@ typedef struct gateway_job {
     /** Modality, family and model, and the engine where one was wanted. */
     char route[GATEWAY_ROUTE_CAP];
 } gateway_job;
-
-/** How a job ended, but for the bytes. */
-typedef struct gateway_outcome {
-    /** `GATEWAY_OUTCOME_URL` and its like. */
-    uint32_t kind;
-    /** Of a failure its class, `GATEWAY_FAILURE_TIMEOUT` and its like; else 0. */
-    uint32_t failure_class;
-    /** Of a failure by HTTP its status; else 0. */
-    uint32_t http_status;
-    /** Of a failure: 1 where another submission might succeed. */
-    uint32_t retriable;
-} gateway_outcome;
 
 /** Why a job waits. */
 typedef struct gateway_reason {
@@ -1291,27 +1251,16 @@ typedef struct gateway_stats {
     uint64_t forgotten_total;
     /** Leaps of the clock that were not believed, ever. */
     uint64_t clock_leaps_total;
-    /** Attempts billed or absorbed for less than was reported, ever. */
-    uint64_t capped_total;
-    /** Jobs settled without a price, ever: what they cost is not known. */
-    uint64_t unpriced_total;
-    /** Usages told late that changed what a settled job comes to, ever. */
-    uint64_t corrections_total;
-    /** All charges given back by corrections, in millionths of the currency: the lower 64 bits. */
-    uint64_t credited_micros;
-    /** The upper 64 bits of the same sum. */
-    uint64_t credited_micros_high;
-    /** GPU time that customers pay for without a price, in nanoseconds: the lower 64 bits. */
-    uint64_t unpriced_ns;
-    /** The upper 64 bits of the same sum. */
-    uint64_t unpriced_ns_high;
 } gateway_stats;
 
 /**
  * One thing that happened. Events are numbered from 1 without gaps; a host that fetches them too late finds the number
- * of the first it gets higher than it expected.
+ * of the first it gets higher than it expected. Numbers go on after a restore, in another epoch: a host that kept its
+ * place by number has to look again where the epoch is not the one it knew.
  */
 typedef struct gateway_event {
+    /** The life of the gateway it belongs to. */
+    uint64_t epoch;
     /** Its number. */
     uint64_t number;
     /** When it happened. */
@@ -1320,10 +1269,6 @@ typedef struct gateway_event {
     gateway_job_id job;
     /** How far the clock leapt, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0. */
     uint64_t leapt;
-    /** GPU time reported, of `GATEWAY_EVENT_USAGE_CAPPED`; else 0. */
-    uint64_t reported;
-    /** GPU time billed or absorbed, of `GATEWAY_EVENT_USAGE_CAPPED`; else 0. */
-    uint64_t billed;
     /** What happened: `GATEWAY_EVENT_QUEUED` and its like. */
     uint32_t kind;
     /** How the job ended, of `GATEWAY_EVENT_ENDED`; else 0. */
@@ -1474,6 +1419,10 @@ typedef struct gateway_store_config {
     uint64_t seed;
     /** Ended jobs are kept so long. Default 1 h. */
     uint64_t retain_for;
+    /** Bytes of outputs and failure messages that are kept at most, together. Default 1 GiB. */
+    uint64_t retained_bytes_max;
+    /** An idempotency key stands for its job until so long after the job's end. Default 24 h. */
+    uint64_t idempotency_for;
     /** Longest single stay of a job in the queue; 0: no end. Default 0. */
     uint64_t timeout_queue;
     /** Longest time to the first start; 0: no end. Default 0. */
@@ -1488,6 +1437,12 @@ typedef struct gateway_store_config {
     uint32_t retained_max;
     /** Longest payload, output and failure message in bytes. Default 10 MiB. */
     uint32_t payload_len_max;
+    /** Idempotency keys of ended jobs at most; the one whose job ended first leaves first. Default 1 000 000. */
+    uint32_t idempotency_keys_max;
+    /**
+     * Whose keys are free again at once: `GATEWAY_FREE_FAILED`, `GATEWAY_FREE_CANCELLED` or both. Default 0: nobody's.
+     */
+    uint32_t idempotency_free;
     /** Must be 0. */
     uint32_t reserved;
 } gateway_store_config;
@@ -1557,19 +1512,19 @@ typedef struct gateway_billing_config {
     uint32_t starts_max;
     /** Most records that are not confirmed. Default 1 000 000. */
     uint32_t outbox_max;
-    /** What becomes of a usage beyond the possible. Default `GATEWAY_EXCESS_CAP`. */
-    uint32_t excess;
+    /** Must be 0. */
+    uint32_t reserved;
 } gateway_billing_config;
 
 /** Who calls what. */
 typedef struct gateway_call {
     /** The id of the request. */
     const char *request_id;
-    /** Who pays; NULL if nobody does. */
+    /** Who pays. */
     const char *customer;
     /** The model, as the price book names it. */
     const char *model;
-    /** The customer's pricing tier; NULL if there is none. */
+    /** The customer's pricing tier; NULL or empty if there is none. */
     const char *tier;
 } gateway_call;
 
@@ -1577,36 +1532,26 @@ typedef struct gateway_call {
 typedef struct gateway_receipt {
     /** The number of its record. */
     uint64_t seq;
-    /** Nanoseconds reported. */
-    uint64_t reported_ns;
     /** Nanoseconds charged. */
     uint64_t billed_ns;
     /** Millionths of the currency, where `priced` is 1. */
     uint64_t charge;
     /** 1 where there was a price. */
-    uint32_t priced;
-    /** 1 where less is charged than was reported. */
-    uint32_t capped;
+    uint64_t priced;
 } gateway_receipt;
 
 /** The record of a call that has left. Texts end in a NUL. */
 typedef struct gateway_record {
     /** Its number, without gaps. A receiver that sees a number again drops it. */
     uint64_t seq;
-    /** Nanoseconds reported; 0 unless it ended. */
-    uint64_t reported_ns;
-    /** Nanoseconds charged: as many, or what was possible where that is less. */
+    /** Nanoseconds charged; 0 unless it ended. */
     uint64_t billed_ns;
-    /** When it started, by the caller's clock. */
+    /** When it started. */
     uint64_t started;
-    /** When it left, by the caller's clock. */
+    /** When it left. */
     uint64_t ended;
-    /** Nanoseconds it took: the time that passed, whatever steps the clock made. */
-    uint64_t elapsed;
-    /** Price for each `price_per` of GPU time, where `priced` is 1. */
+    /** Price for a GPU-second, where `priced` is 1. */
     uint64_t price;
-    /** Nanoseconds that `price` is for, where `priced` is 1. */
-    uint64_t price_per;
     /** What is charged in millionths of the currency, where `priced` is 1. */
     uint64_t charge;
     /** 1 where there was a price. */
@@ -1615,25 +1560,17 @@ typedef struct gateway_record {
     uint32_t price_version;
     /** How it left: `GATEWAY_CALL_ENDED` and its like. */
     uint32_t outcome;
-    /** 1 where `reported_ns` was measured. */
+    /** 1 where `billed_ns` was measured. */
     uint32_t measured;
-    /** 1 where less is charged than was reported. */
-    uint32_t capped;
-    /** 1 where `ended` lies before `started`: the clock was set back in between. */
-    uint32_t clock_back;
-    /** 1 where it has a customer. */
-    uint32_t has_customer;
-    /** 1 where it has a tier. */
-    uint32_t has_tier;
     /** The currency: three letters. */
     char currency[8];
     /** The id of the request. */
     char request_id[GATEWAY_NAME_CAP];
-    /** Who pays, where `has_customer` is 1. */
+    /** Who pays. */
     char customer[GATEWAY_NAME_CAP];
     /** The model. */
     char model[GATEWAY_NAME_CAP];
-    /** The customer's pricing tier, where `has_tier` is 1. */
+    /** The customer's pricing tier; empty if there is none. */
     char tier[GATEWAY_NAME_CAP];
 } gateway_record;
 
@@ -1653,12 +1590,6 @@ typedef struct gateway_billing_totals {
     uint64_t swept;
     /** Ended calls that had no price. */
     uint64_t unpriced;
-    /** Nanoseconds of calls that had no price; part of `usage_ns`. The lower 64 bits. */
-    uint64_t unpriced_ns;
-    /** The upper 64 bits of the same sum. */
-    uint64_t unpriced_ns_high;
-    /** Ended calls charged for less than they reported. */
-    uint64_t capped;
     /** Ended calls without a measurement. */
     uint64_t unmeasured;
     /** Nanoseconds charged: the lower 64 bits. */
@@ -1873,7 +1804,8 @@ const char *gateway_kind_name(uint32_t kind);
 /* ---- The gateway: its making and its end ----------------------------------------------------------------------------- */
 
 /**
- * Makes a gateway that stands at `now`. NULL as `config` takes all defaults.
+ * Makes a gateway that stands at `now`. NULL as `config` takes all defaults. It begins a life of its own, see
+ * `gateway_begin_epoch`: with `entropy` of its configuration, or with that of the system where that is 0.
  *
  *     gateway_config config = GATEWAY_CONFIG_INIT;
  *     config.lease_for = 60 * GATEWAY_SECOND;
@@ -1881,13 +1813,15 @@ const char *gateway_kind_name(uint32_t kind);
  *     gateway_status status = gateway_new(&config, gateway_now(), &gw);
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_BAD_SIZE`; `GATEWAY_NOT_UTF8`; `GATEWAY_OUT_OF_RANGE` and others from -201
- * down for the first field that cannot be, which `gateway_last_error_field` names. May be called from any thread.
+ * down for the first field that cannot be, which `gateway_last_error_field` names; `GATEWAY_NO_ENTROPY`. May be called
+ * from any thread.
  */
 gateway_status gateway_new(const gateway_config *config, uint64_t now, gateway **gw);
 
 /**
  * Makes a gateway from a configuration as JSON, as the first line of a log has it: `{"seed":7,"lease_for":60000000000}`.
- * Fields that are missing are as by default.
+ * Fields that are missing are as by default. It is in its first life, as a log begins: leases are numbered from 1 on. Where
+ * it is no replay, `gateway_begin_epoch` has to be its first command.
  *
  * Errors: as `gateway_new`, and `GATEWAY_NOT_A_COMMAND` for what is no such JSON. May be called from any thread.
  */
@@ -1906,21 +1840,103 @@ gateway_status gateway_new_json(const char *config,
 gateway_status gateway_free(gateway *gw);
 
 /**
- * The whole state as bytes, from which `gateway_restore` makes the same gateway: the same answers to the same calls,
- * the same digest. Free them by `gateway_bytes_free`.
+ * The whole state as bytes, from which `gateway_restore` makes a gateway that goes on. Free them by `gateway_bytes_free`.
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`. May be called from
  * any thread.
  */
-gateway_status gateway_snapshot(const gateway *gw, gateway_bytes **snapshot);
+gateway_status gateway_snapshot(const gateway *gw,
+                                gateway_bytes **snapshot);
 
 /**
- * Makes the gateway that a snapshot was taken of.
+ * Begins a snapshot in slices: the same bytes as those of `gateway_snapshot`, some 64 KiB at a time, so that all of them
+ * are never held at once. Free it by `gateway_slices_free`.
+ *
+ * Errors: as `gateway_snapshot`. May be called from any thread.
+ */
+gateway_status gateway_slices_new(const gateway *gw,
+                                  gateway_slices **slices);
+
+/**
+ * The next slice of the bytes, of the same gateway. That has to stand still meanwhile: a command in between ends the
+ * slices. Free each by `gateway_bytes_free`.
+ *
+ * `GATEWAY_NONE`: that was all. Errors: `GATEWAY_CHANGED`: begin anew; else as `gateway_snapshot`. May be called from any
+ * thread.
+ */
+gateway_status gateway_slices_next(gateway_slices *slices,
+                                   const gateway *gw,
+                                   gateway_bytes **slice);
+
+/**
+ * Frees a snapshot in slices, at its end or before. NULL is fine.
+ *
+ * Errors: `GATEWAY_INVALID_HANDLE`. May be called from any thread.
+ */
+gateway_status gateway_slices_free(gateway_slices *slices);
+
+/**
+ * Makes the gateway that goes on where that of a snapshot stopped, or was lost after it: `gateway_replica`, and then
+ * `gateway_begin_epoch` with `entropy`, or with that of the system where it is 0. A log has to show that command with the
+ * entropy, so give one where there is a log.
+ *
+ * Workers keep the leases that the snapshot knows. The answer of any other is `GATEWAY_SUPERSEDED`.
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_TRUNCATED`, `GATEWAY_NOT_A_SNAPSHOT`, `GATEWAY_NEWER_VERSION`,
- * `GATEWAY_ALTERED`, `GATEWAY_CORRUPT`. May be called from any thread.
+ * `GATEWAY_ALTERED`, `GATEWAY_CORRUPT`; `GATEWAY_NO_ENTROPY`. May be called from any thread.
  */
-gateway_status gateway_restore(const void *snapshot, size_t snapshot_len, gateway **gw);
+gateway_status gateway_restore(const void *snapshot,
+                               size_t snapshot_len,
+                               uint64_t now,
+                               uint64_t entropy,
+                               gateway **gw);
+
+/**
+ * Makes the very gateway that a snapshot was taken of: the same answers to the same calls, the same numbers, the same
+ * digest. For replays of a log, for standbys and for checks; one that takes over calls `gateway_begin_epoch` first.
+ *
+ * Errors: as `gateway_restore`, but `GATEWAY_NO_ENTROPY`. May be called from any thread.
+ */
+gateway_status gateway_replica(const void *snapshot, size_t snapshot_len, gateway **gw);
+
+/**
+ * Begins another life of a gateway: what is done where one goes on in the place of one that is gone. `entropy` is 64 random
+ * bits; 0: from the system. `*epoch`, which may be NULL, is the number of the life.
+ *
+ * Ids of leases and batches, and settlements and events, are told apart from all of the life before, so the answer of a
+ * worker that the gateway does not remember to have asked is `GATEWAY_SUPERSEDED`. Leases that it knows live on, and each
+ * worker is given time to be heard. Batches that were out are handed out again; events that were not fetched are dropped.
+ *
+ * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`; `GATEWAY_NO_ENTROPY`.
+ * May be called from any thread.
+ */
+gateway_status gateway_begin_epoch(gateway *gw,
+                                   uint64_t now,
+                                   uint64_t entropy,
+                                   uint64_t *epoch);
+
+/**
+ * The number of the life that the gateway's numbers belong to: 0 the first, where it was made without entropy.
+ *
+ * Errors: as `gateway_snapshot`. May be called from any thread.
+ */
+gateway_status gateway_epoch(const gateway *gw, uint64_t *epoch);
+
+/**
+ * How many commands the gateway was given since the beginning, in this life and those before it. Every call that takes
+ * `now`, or reads it to wait, is one, also one that was refused or found nothing to do; no other call is.
+ *
+ * Errors: as `gateway_snapshot`. May be called from any thread.
+ */
+gateway_status gateway_commands(const gateway *gw, uint64_t *commands);
+
+/**
+ * How many commands are in a snapshot: `gateway_commands` of when it was taken. Only its head is looked at.
+ *
+ * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_TRUNCATED`, `GATEWAY_NOT_A_SNAPSHOT`, `GATEWAY_NEWER_VERSION`. May be called
+ * from any thread.
+ */
+gateway_status gateway_commands_in(const void *snapshot, size_t snapshot_len, uint64_t *commands);
 
 /* ---- The gateway: backends, customers, routes ------------------------------------------------------------------------ */
 
@@ -2037,18 +2053,6 @@ gateway_status gateway_submit(gateway *gw,
  * `GATEWAY_REENTERED`. May be called from any thread.
  */
 gateway_status gateway_cancel(gateway *gw, uint64_t now, gateway_job_id job);
-
-/**
- * The same with what its lease used, if it has one; 0 items: the lease's time. `billing_cancelled` says who pays for it.
- *
- * Errors: as `gateway_cancel`; `GATEWAY_NOT_UTF8`, from -201 down for a malformed usage, and
- * `GATEWAY_USAGE_EXCEEDS_ELAPSED` where the policy is to refuse. May be called from any thread.
- */
-gateway_status gateway_cancel_with(gateway *gw,
-                                   uint64_t now,
-                                   gateway_job_id job,
-                                   const gateway_usage *usage,
-                                   size_t usage_len);
 
 /**
  * Removes the record of a job that has ended. Its settlement stays.
@@ -2168,9 +2172,8 @@ gateway_status gateway_progress(gateway *gw,
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, `GATEWAY_CONTRADICTION` for an output that is both;
  * `GATEWAY_SUPERSEDED`; `GATEWAY_UNKNOWN_LEASE`; from -201 down for an empty or over-long output and a malformed usage;
- * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. A usage beyond what the devices can have worked is
- * taken, and what was possible is billed; only where `billing_excess` is to refuse it is
- * `GATEWAY_USAGE_EXCEEDS_ELAPSED`, and `GATEWAY_TOO_LONG` for more devices than the backend has. May be called from any thread.
+ * `GATEWAY_USAGE_EXCEEDS_ELAPSED`, `GATEWAY_CHARGE_OVERFLOW`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`,
+ * `GATEWAY_REENTERED`. May be called from any thread.
  */
 gateway_status gateway_complete(gateway *gw,
                                 uint64_t now,
@@ -2195,40 +2198,11 @@ gateway_status gateway_fail(gateway *gw,
                             gateway_after_failure *after);
 
 /**
- * Takes a lease back. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
+ * Takes a lease back unused. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
  *
  * Errors: as `gateway_heartbeat`. May be called from any thread.
  */
 gateway_status gateway_release(gateway *gw, uint64_t now, uint64_t lease, gateway_job_id *job);
-
-/**
- * The same with what the lease used; 0 items: the lease's time. `billing_released` says who pays for it.
- *
- *     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
- *     gateway_status status = gateway_release_with(gw, now, info.id, &usage, 1, NULL);
- *
- * Errors: as `gateway_heartbeat`, then as `gateway_complete` for the usage. May be called from any thread.
- */
-gateway_status gateway_release_with(gateway *gw,
-                                    uint64_t now,
-                                    uint64_t lease,
-                                    const gateway_usage *usage,
-                                    size_t usage_len,
-                                    gateway_job_id *job);
-
-/**
- * Gives up the job of a live lease, whose id `*job` is: its worker says that nobody waits for the result any more. Unlike
- * `gateway_cancel` it does nothing to a job that has gone on to another worker. `usage` is what the lease used; 0 items:
- * the lease's time. `billing_cancelled` says who pays for it. `job` may be NULL.
- *
- * Errors: as `gateway_release_with`. May be called from any thread.
- */
-gateway_status gateway_cancel_lease(gateway *gw,
-                                    uint64_t now,
-                                    uint64_t lease,
-                                    const gateway_usage *usage,
-                                    size_t usage_len,
-                                    gateway_job_id *job);
 
 /**
  * Handles what is due by `now`. Every command does so first; call it at `gateway_next_deadline` when nothing else
@@ -2281,13 +2255,30 @@ gateway_status gateway_wait_dispatch_to(gateway *gw,
 
 /**
  * Waits until a job has ended, at most until `until`. `*state` is how: `GATEWAY_STATE_COMPLETE` and its like; it may be
- * NULL. `gateway_read_job` and `gateway_job_outcome` tell more.
+ * NULL. Nothing but that end wakes a caller, so that many who wait for other jobs cost nothing. The record may leave before
+ * the caller reads it, where few are kept: `gateway_wait_outcome` gets what the job produced in any case.
  *
- * `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job is not known, or no
- * longer. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
+ * `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job was not known when the call
+ * came. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
  * called from any thread.
  */
-gateway_status gateway_wait_ended(gateway *gw, gateway_job_id job, uint64_t until, uint32_t *state);
+gateway_status gateway_wait_ended(gateway *gw,
+                                  gateway_job_id job,
+                                  uint64_t until,
+                                  uint32_t *state);
+
+/**
+ * Waits until a job has ended, at most until `until`, and tells how: `*outcome` as `gateway_job_outcome` does, and the bytes
+ * that belong to it. Who waits when the job ends gets them, however soon the record leaves. Free them by
+ * `gateway_bytes_free`.
+ *
+ * Answers and errors: as `gateway_wait_ended`, and `GATEWAY_TOO_MANY_HANDLES`. May be called from any thread.
+ */
+gateway_status gateway_wait_outcome(gateway *gw,
+                                    gateway_job_id job,
+                                    uint64_t until,
+                                    gateway_outcome *outcome,
+                                    gateway_bytes **bytes);
 
 /**
  * Runs a transaction; while its body returns `GATEWAY_WAIT`, waits for a change and runs it again, at most until
@@ -2459,49 +2450,6 @@ gateway_status gateway_tx_fail(gateway_tx *tx,
 gateway_status gateway_tx_release(gateway_tx *tx, uint64_t lease, gateway_job_id *job);
 
 /**
- * As `gateway_release_with`.
- *
- * Errors: as there. Inside of a transaction's callback only.
- */
-gateway_status gateway_tx_release_with(gateway_tx *tx,
-                                       uint64_t lease,
-                                       const gateway_usage *usage,
-                                       size_t usage_len,
-                                       gateway_job_id *job);
-
-/**
- * As `gateway_cancel_lease`.
- *
- * Errors: as there. Inside of a transaction's callback only.
- */
-gateway_status gateway_tx_cancel_lease(gateway_tx *tx,
-                                       uint64_t lease,
-                                       const gateway_usage *usage,
-                                       size_t usage_len,
-                                       gateway_job_id *job);
-
-/**
- * As `gateway_cancel_with`.
- *
- * Errors: as there. Inside of a transaction's callback only.
- */
-gateway_status gateway_tx_cancel_with(gateway_tx *tx,
-                                      gateway_job_id job,
-                                      const gateway_usage *usage,
-                                      size_t usage_len);
-
-/**
- * As `gateway_correct_usage`.
- *
- * Errors: as there. Inside of a transaction's callback only.
- */
-gateway_status gateway_tx_correct_usage(gateway_tx *tx,
-                                        uint64_t lease,
-                                        const gateway_usage *usage,
-                                        size_t usage_len,
-                                        gateway_corrected *corrected);
-
-/**
  * As `gateway_cancel`.
  *
  * Errors: as there, without those of the gateway's handle. Inside of a transaction's callback only.
@@ -2521,7 +2469,7 @@ gateway_status gateway_tx_delete(gateway_tx *tx, gateway_job_id job);
  * Puts a newer price book in force, for jobs that end from now on. `version` is higher than that of the book in force,
  * `currency` three upper-case letters, the same in every book.
  *
- *     gateway_price prices[] = {{"*", "*", 1200, GATEWAY_SECOND}, {"flux/dev", "pro", 2490000, GATEWAY_HOUR}};
+ *     gateway_price prices[] = {{"*", "*", 1200}, {"flux/dev", "pro", 1000}};
  *     gateway_status status = gateway_put_prices(gw, now, 1, "USD", prices, 2);
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for a value that cannot be, an older version and
@@ -2600,8 +2548,7 @@ gateway_status gateway_settlements_read(const gateway_settlements *settlements,
                                         gateway_settlement *settlement);
 
 /**
- * Reads what one device worked for one of the settlements: its name, with a NUL, and `*gpu_ns`, which may be NULL. The name
- * is empty where it stands for all devices beyond the first 64.
+ * Reads what one device worked for one of the settlements: its name, with a NUL, and `*gpu_ns`, which may be NULL.
  *
  * `GATEWAY_NONE`: there is no such settlement or device. Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`;
  * `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
@@ -2613,26 +2560,6 @@ gateway_status gateway_settlements_device(const gateway_settlements *settlements
                                           char *buf,
                                           size_t cap,
                                           size_t *needed);
-
-/**
- * Takes what a lease used that has ended: all of it, in the place of what was billed for it before. Where its job is
- * settled, the difference is a settlement of its own; until then it is part of the settlement to come. Who pays stays as
- * it was. Telling the same again changes nothing. `corrected` may be NULL.
- *
- *     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
- *     gateway_status status = gateway_correct_usage(gw, now, lease, &usage, 1, NULL);
- *
- * Errors, in this order: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`; `GATEWAY_STILL_LIVE`; `GATEWAY_UNKNOWN_LEASE`; from
- * -201 down for a malformed usage or none; `GATEWAY_TOO_LATE` from `late_usage_for` on; `GATEWAY_USAGE_EXCEEDS_ELAPSED`
- * where the policy is to refuse; `GATEWAY_FULL` without room for the entry. `GATEWAY_INVALID_HANDLE`,
- * `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from any thread.
- */
-gateway_status gateway_correct_usage(gateway *gw,
-                                     uint64_t now,
-                                     uint64_t lease,
-                                     const gateway_usage *usage,
-                                     size_t usage_len,
-                                     gateway_corrected *corrected);
 
 /**
  * All of the settlements as JSON, as the reply to the command `take_settlements` has them.
@@ -3421,8 +3348,8 @@ gateway_status gateway_billing_start(gateway_billing *billing, const gateway_cal
  * Closes a call and charges what it used; without any `usage` (0 items) the time it took. `receipt` may be NULL.
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for the shape of the usage; `GATEWAY_NO_START`;
- * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`; and where `excess` is to refuse, `GATEWAY_USAGE_EXCEEDS_ELAPSED`. The call
- * stays open then. Otherwise a usage beyond what a device can have worked is taken, and what was possible is charged. May be called from any thread.
+ * `GATEWAY_USAGE_EXCEEDS_ELAPSED`; `GATEWAY_CHARGE_OVERFLOW`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. The call
+ * stays open then. May be called from any thread.
  */
 gateway_status gateway_billing_end(gateway_billing *billing,
                                    const char *request_id,
@@ -3651,11 +3578,10 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
     {sizeof(gateway_breaker_config), 100 * GATEWAY_SECOND, GATEWAY_MINUTE, 10 * GATEWAY_MINUTE, 2 * GATEWAY_MINUTE, \
      10, 500000, GATEWAY_RATE_AT_LEAST, 10, 5, 2, 2, 0}
 #define GATEWAY_CONFIG_INIT \
-    {sizeof(gateway_config), 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
-     100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, GATEWAY_HOUR, 10 * GATEWAY_MINUTE, GATEWAY_MINUTE, GATEWAY_HOUR, \
-     GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, GATEWAY_PAYER_HOUSE, \
-     10000, GATEWAY_EXCESS_CAP, 1, 100000, 1, 2000000, 10485760, 1048576, 100000, 1000000, 10000, 1000, 10000, 16384, \
-     1024, 0}
+    {sizeof(gateway_config), 0, 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
+     100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, 1073741824, 24 * GATEWAY_HOUR, 10 * GATEWAY_MINUTE, GATEWAY_MINUTE, GATEWAY_HOUR, \
+     GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, 10000, 2000000, 10485760, \
+     1048576, 100000, 1000000, 0, 1000000, 10000, 1000, 10000, 16384, 1024}
 #define GATEWAY_SUBMIT_OPTIONS_INIT \
     {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, GATEWAY_PRIORITY_NORMAL, 1}
 #define GATEWAY_BACKEND_OPTIONS_INIT \
@@ -3667,12 +3593,12 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
 #define GATEWAY_QUEUE_CONFIG_INIT \
     {sizeof(gateway_queue_config), 0, GATEWAY_ORDERING_FAIR, 1000000, 100000, 0}
 #define GATEWAY_STORE_CONFIG_INIT \
-    {sizeof(gateway_store_config), 0, GATEWAY_HOUR, 0, 0, 0, 0, 1000000, 100000, 10485760, 0}
+    {sizeof(gateway_store_config), 0, GATEWAY_HOUR, 1073741824, 24 * GATEWAY_HOUR, 0, 0, 0, 0, 1000000, 100000, 10485760, \
+     1000000, 0, 0}
 #define GATEWAY_STORE_OPTIONS_INIT \
     {sizeof(gateway_store_options), NULL, 0, NULL, 0, 0, 0, 0}
 #define GATEWAY_BILLING_CONFIG_INIT \
-    {sizeof(gateway_billing_config), 0, GATEWAY_HOUR, GATEWAY_MINUTE, 100 * GATEWAY_MILLISECOND, 10000, 100000, \
-     1000000, GATEWAY_EXCESS_CAP}
+    {sizeof(gateway_billing_config), 0, GATEWAY_HOUR, GATEWAY_MINUTE, 100 * GATEWAY_MILLISECOND, 10000, 100000, 1000000, 0}
 
 /* What a job produced, as a struct: where it lies, or the bytes themselves. */
 

@@ -231,8 +231,8 @@ impl ToPy for Event {
             EventKind::Corrected(job) => ("corrected", Some(job), None, None),
             _ => ("", None, None, None),
         };
-        let (kind, at) = (enum_of(py, "EventKind", kind)?, self.at.as_nanos());
-        dataclass!(py, "Event", self.number, at, kind, job.map(PyJobId), state, leapt, reported, billed)
+        let (kind, at, epoch) = (enum_of(py, "EventKind", kind)?, self.at.as_nanos(), self.epoch.as_u64());
+        dataclass!(py, "Event", epoch, self.number, at, kind, job.map(PyJobId), state, leapt, reported, billed)
     }
 }
 

@@ -54,6 +54,8 @@ static void each_field_is_read(void) {
     config.jobs_max = 56, config.payload_len_max = 57, config.output_len_max = 58, config.retained_max = 59;
     config.customers_max = 60, config.routes_max = 61, config.families_max = 62, config.backends_max = 63;
     config.events_max = 64, config.due_max = 65;
+    config.retained_bytes_max = 66, config.idempotency_for = 67, config.idempotency_keys_max = 68;
+    config.idempotency_free = GATEWAY_FREE_CANCELLED, config.entropy = 69;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -67,7 +69,8 @@ static void each_field_is_read(void) {
          "\"consecutive_failures\":38,\"open_for\":32,\"open_for_factor\":39,\"open_for_max\":33,\"probes_to_close\":40,"
          "\"probe_timeout\":34},\"billing\":{\"failed\":\"customer\",\"lost\":\"customer\",\"cancelled\":\"house\","
          "\"tolerance_ppm\":55,\"slack\":49},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
-         "\"retained_max\":59,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
+         "\"retained_max\":59,\"retained_bytes_max\":66,\"idempotency_for\":67,\"idempotency_keys_max\":68,"
+         "\"idempotency_free_failed\":false,\"idempotency_free_cancelled\":true,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
          "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65}");
     OK(gateway_free(gw));
 }

@@ -55,8 +55,11 @@ pub struct gateway_batch {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct gateway_settlement {
-    /// Its number, without gaps. A host that sees a number again drops it.
+    /// Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, a first entry
+    /// of a job that it has a first entry of from another epoch, and a correction of an entry that it dropped.
     pub number: u64,
+    /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
+    pub epoch: u64,
     /// The job.
     pub job: gateway_job_id,
     /// GPU time that was reported of the attempts the customer pays for; in a correction, of its lease.
@@ -73,6 +76,8 @@ pub struct gateway_settlement {
     pub charge: u64,
     /// The number of the entry it corrects; 0: it is the first one of its job.
     pub corrects: u64,
+    /// The life of the gateway that `corrects` belongs to: in which the job ended.
+    pub corrects_epoch: u64,
     /// The lease whose usage was told late, in a correction.
     pub lease: u64,
     /// When it was told, in a correction; else `GATEWAY_FOREVER`.
@@ -123,6 +128,7 @@ impl From<&Settlement> for gateway_settlement {
     fn from(own: &Settlement) -> Self {
         Self {
             number: own.number,
+            epoch: own.epoch.as_u64(),
             job: id_out(own.job),
             reported: own.reported.as_nanos(),
             usage: own.usage.as_nanos(),
@@ -131,6 +137,7 @@ impl From<&Settlement> for gateway_settlement {
             price_per: own.price.map_or(0, |price| price.per().as_nanos()),
             charge: own.charge.map_or(0, Money::as_micros),
             corrects: own.correction.map_or(0, |own| own.corrects),
+            corrects_epoch: own.correction.map_or(0, |own| own.corrects_epoch.as_u64()),
             lease: own.correction.map_or(0, |own| own.lease.as_u64()),
             corrected: instant_or_forever(own.correction.map(|own| own.at)),
             usage_credit: own.correction.map_or(0, |own| own.usage_credit.as_nanos()),

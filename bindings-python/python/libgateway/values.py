@@ -386,8 +386,12 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. Numbers have no gaps; a higher one than expected tells that some were dropped."""
+    """One thing that happened. Numbers have no gaps; a higher one than expected tells that some were dropped.
 
+    ``epoch`` is the life of the gateway: where it is not the one that was known, look again.
+    """
+
+    epoch: int
     number: int
     at_ns: int
     kind: EventKind

@@ -285,6 +285,15 @@ impl<T> Outbox<T> {
         freed
     }
 
+    /// Gives back every batch, and numbers those to come from `first` on.
+    pub(crate) fn begin_epoch(&mut self, first: u64) {
+        let out: Vec<u64> = self.taken.keys().copied().collect();
+        for id in out {
+            self.free(id);
+        }
+        self.next_batch = first;
+    }
+
     /// When the next batch is given back by itself.
     ///
     /// # Complexity

@@ -21,7 +21,7 @@ use super::state::State;
 use super::undo::Undo;
 use crate::billing::{Capped, Excess, Money, Price, Usage, allowed};
 use crate::error::{BillingError, Full, InputError, LeaseError};
-use crate::id::{JobId, LeaseId};
+use crate::id::{Epoch, JobId, LeaseId};
 use crate::job::{JobState, Task};
 use crate::time::{GpuNanos, Span, Timestamp};
 
@@ -71,6 +71,8 @@ pub(crate) struct LateLease {
 /// What a correction repeats of the settlement it corrects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SettledAs {
+    /// The life of the gateway in which it was made.
+    pub(crate) epoch: Epoch,
     /// Its number; `None` where none was kept.
     pub(crate) number: Option<u64>,
     pub(crate) task: Task,
@@ -89,6 +91,7 @@ impl SettledAs {
     /// What later entries repeat of one that has no number yet.
     pub(crate) fn of(record: &SettlementRecord) -> Self {
         Self {
+            epoch: record.epoch,
             number: None,
             task: record.task,
             state: record.state,
@@ -332,6 +335,7 @@ impl State {
         self.emit(EventKind::Corrected(old.job));
         let Some(corrects) = kept else { return Ok(None) };
         let record = SettlementRecord {
+            epoch: self.epoch,
             job: old.job,
             party: Party::Named { customer: old.customer.clone(), route: old.route.clone() },
             task: settled.task,
@@ -354,6 +358,7 @@ impl State {
             device: new.devices.first().cloned(),
             more_devices: new.devices.iter().skip(1).cloned().collect(),
             correction: Some(Box::new(Correction {
+                corrects_epoch: settled.epoch,
                 corrects,
                 lease: old.lease,
                 at: self.now,

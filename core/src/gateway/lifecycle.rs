@@ -106,7 +106,7 @@ impl State {
         if let Some(record) = self.pool.find_lease(id).and_then(|slot| self.pool.lease_record(slot)) {
             return Ok((record.item, *record));
         }
-        if id.as_u64() == 0 || id.as_u64() >= self.pool.next_lease {
+        if self.epoch.is_unheard_of(id.as_u64(), self.pool.next_lease) {
             return Err(LeaseError::UnknownLease { lease: id.as_u64() });
         }
         Err(LeaseError::Superseded { lease: id.as_u64() })
@@ -300,6 +300,9 @@ impl State {
         hot.hold = Hold::None;
         hot.since = self.now;
         hot.version = hot.version.wrapping_add(1);
+        if self.awaited.wants(id) {
+            self.held_outcomes.push((id, outcome.clone()));
+        }
         self.set_outcome(slot, outcome);
         self.set_hot(slot, hot);
         self.arm_job(slot, Timestamp::MAX);

@@ -12,7 +12,8 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::table::{Content, Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
+use super::keys::{Idempotency, KeyLimits};
+use super::table::{Content, Extra, Hold, Job, JobHot, JobTable, NO_LEASE, TableLimits};
 use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Payload, Priority, Task, Timeouts};
 use crate::coded::{Full, InputError};
 use crate::error::{JobError, SubmitError};
@@ -39,6 +40,17 @@ pub struct JobStoreConfig {
     pub retain_for: Span,
     /// And at most so many.
     pub retained_max: u32,
+    /// With at most so many bytes of outputs and failure messages together.
+    pub retained_bytes_max: u64,
+    /// An idempotency key stands for its job until so long after the job's end, whether the job is still kept or not.
+    /// Above zero.
+    pub idempotency_for: Span,
+    /// Keys of ended jobs at most; the one whose job ended first leaves first. The key of a job that lives never leaves.
+    pub idempotency_keys_max: u32,
+    /// Whether a key is free again at once when its job ended in error.
+    pub idempotency_free_failed: bool,
+    /// And when it was cancelled.
+    pub idempotency_free_cancelled: bool,
     /// Longest payload, output and failure message in bytes.
     pub payload_len_max: u32,
     /// The four clocks of a job that does not bring its own.
@@ -134,6 +146,11 @@ impl Default for JobStoreConfig {
             jobs_max: 1_000_000,
             retain_for: Span::from_secs(3_600),
             retained_max: 100_000,
+            retained_bytes_max: 1 << 30,
+            idempotency_for: Span::from_secs(86_400),
+            idempotency_keys_max: 1_000_000,
+            idempotency_free_failed: false,
+            idempotency_free_cancelled: false,
             payload_len_max: 10_485_760,
             timeouts: Timeouts::NONE,
             seed: 0,
@@ -141,47 +158,50 @@ impl Default for JobStoreConfig {
     }
 }
 
+macro_rules! setters {
+    ($($(#[$doc:meta])* $field:ident: $type:ty),+ $(,)?) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub const fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })+
+    };
+}
+
 impl JobStoreConfig {
-    /// Sets [`JobStoreConfig::jobs_max`].
-    #[must_use]
-    pub const fn jobs_max(mut self, jobs_max: u32) -> Self {
-        self.jobs_max = jobs_max;
-        self
+    setters! {
+        /// Sets [`JobStoreConfig::jobs_max`].
+        jobs_max: u32,
+        /// Sets [`JobStoreConfig::retain_for`].
+        retain_for: Span,
+        /// Sets [`JobStoreConfig::retained_max`].
+        retained_max: u32,
+        /// Sets [`JobStoreConfig::retained_bytes_max`].
+        retained_bytes_max: u64,
+        /// Sets [`JobStoreConfig::idempotency_for`].
+        idempotency_for: Span,
+        /// Sets [`JobStoreConfig::idempotency_keys_max`].
+        idempotency_keys_max: u32,
+        /// Sets [`JobStoreConfig::idempotency_free_failed`].
+        idempotency_free_failed: bool,
+        /// Sets [`JobStoreConfig::idempotency_free_cancelled`].
+        idempotency_free_cancelled: bool,
+        /// Sets [`JobStoreConfig::payload_len_max`].
+        payload_len_max: u32,
+        /// Sets [`JobStoreConfig::timeouts`].
+        timeouts: Timeouts,
+        /// Sets [`JobStoreConfig::seed`].
+        seed: u64,
     }
 
-    /// Sets [`JobStoreConfig::retain_for`].
-    #[must_use]
-    pub const fn retain_for(mut self, retain_for: Span) -> Self {
-        self.retain_for = retain_for;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::retained_max`].
-    #[must_use]
-    pub const fn retained_max(mut self, retained_max: u32) -> Self {
-        self.retained_max = retained_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::payload_len_max`].
-    #[must_use]
-    pub const fn payload_len_max(mut self, payload_len_max: u32) -> Self {
-        self.payload_len_max = payload_len_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::timeouts`].
-    #[must_use]
-    pub const fn timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = timeouts;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::seed`].
-    #[must_use]
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            keep_for: self.idempotency_for,
+            keys_max: self.idempotency_keys_max,
+            free_failed: self.idempotency_free_failed,
+            free_cancelled: self.idempotency_free_cancelled,
+        }
     }
 }
 
@@ -216,11 +236,11 @@ impl<'a> NewJob<'a> {
 impl JobStore {
     /// An empty store. Any configuration can be: a maximum of 0 keeps nothing.
     pub fn new(config: JobStoreConfig, now: Timestamp) -> Self {
-        let JobStoreConfig { retain_for, retained_max, timeouts, seed, .. } = config;
-        let clock = Clock::new(now);
+        let JobStoreConfig { retain_for, retained_max, retained_bytes_max, timeouts, seed, .. } = config;
+        let (clock, keys) = (Clock::new(now), config.keys());
         Self {
             config,
-            table: JobTable::new(TableLimits { retain_for, retained_max, timeouts, seed }),
+            table: JobTable::new(TableLimits { retain_for, retained_max, retained_bytes_max, keys, timeouts, seed }),
             customers: Registry::new("customers", u32::MAX, seed),
             clock,
             now: clock.now(),
@@ -241,16 +261,15 @@ impl JobStore {
             Some(key) => {
                 check_name("idempotency_key", key, NAME_LEN_MAX)?;
                 let fingerprint = Blake2b::<U16>::digest(job.payload.as_bytes()).into();
-                Some(Idempotency { key: Box::from(key), fingerprint })
+                Some(Idempotency { address: self.table.keys.address(job.customer, key), fingerprint })
             }
         };
-        let known = self.customers.find(job.customer);
-        let same = idempotency.as_ref().zip(known).and_then(|(own, customer)| self.table.find_key(customer, &own.key));
-        if let Some(slot) = same {
-            let stored = &self.table[slot];
-            let equal = stored.idempotency() == idempotency.as_ref();
-            return if equal { Ok(stored.id) } else { Err(SubmitError::IdempotencyConflict { job: stored.id }) };
+        if let Some((own, known)) = idempotency.and_then(|own| Some((own, self.table.keys.get(own.address)?))) {
+            let job = known.job;
+            let equal = known.fingerprint == own.fingerprint;
+            return if equal { Ok(job) } else { Err(SubmitError::IdempotencyConflict { job }) };
         }
+        let known = self.customers.find(job.customer);
         if self.table.find(job.id).is_some() {
             return Err(SubmitError::DuplicateJob { job: job.id });
         }
@@ -396,10 +415,9 @@ impl JobStore {
         })
     }
 
-    /// The job a customer inserted under an idempotency key.
+    /// The job a customer inserted under an idempotency key. The key may have outlived the job's record.
     pub fn by_key(&self, customer: &str, key: &str) -> Option<JobId> {
-        let slot = self.table.find_key(self.customers.find(customer)?, key)?;
-        Some(self.table[slot].id)
+        self.table.find_key(customer, key).map(|entry| entry.job)
     }
 
     /// How many known jobs are in a state.
@@ -439,6 +457,7 @@ impl JobStore {
             handled += 1;
         }
         self.now = target;
+        self.table.keys.expire(target);
         handled
     }
 
@@ -496,6 +515,7 @@ impl JobStore {
         while let Some(oldest) = self.table.surplus() {
             self.forget(oldest);
         }
+        self.table.keys.drop_surplus();
     }
 
     fn forget(&mut self, slot: u32) {
@@ -688,13 +708,90 @@ mod tests {
             store.cancel(at(n), id(n.into())).unwrap();
         }
         assert_eq!((store.get(id(1)), store.count(JobState::Cancelled)), (None, 2));
-        assert_eq!(store.by_key("acme", "1"), None);
+        assert_eq!(store.by_key("acme", "1"), Some(id(1)), "its key stays");
         assert_eq!(store.next_deadline(), Some(at(12)));
         store.handle_timeout(at(12));
         assert_eq!((store.get(id(2)), store.get(id(3)).is_some()), (None, true));
         store.handle_timeout(at(13));
         store.check_invariants();
         assert_eq!(store.customers.len(), 0);
+    }
+
+    #[test]
+    fn a_key_stands_for_its_job_until_its_own_time_is_over_whatever_became_of_the_record() {
+        let config = JobStoreConfig::default().retained_max(0).idempotency_for(Span::from_secs(10));
+        let mut store = store(config);
+        let job = |n, payload: &'static str| NewJob::new(id(n), "acme").payload(payload).idempotency_key("k");
+        store.insert(at(1), job(1, "a")).unwrap();
+        store.cancel(at(5), id(1)).unwrap();
+        assert_eq!((store.get(id(1)), store.customers.len()), (None, 0));
+        let last = Timestamp::from_nanos(at(15).as_nanos() - 1);
+        assert_eq!(store.insert(last, job(2, "a")), Ok(id(1)));
+        assert_eq!(store.insert(last, job(2, "b")), Err(SubmitError::IdempotencyConflict { job: id(1) }));
+        assert_eq!(store.insert(at(15), job(2, "b")), Ok(id(2)));
+        store.check_invariants();
+    }
+
+    #[test]
+    fn the_key_whose_job_ended_first_leaves_first_and_that_of_a_live_job_never() {
+        let mut store = store(JobStoreConfig::default().idempotency_keys_max(2));
+        let keys = ["1", "2", "3", "4", "5"];
+        for (n, key) in keys.iter().enumerate() {
+            store.insert(at(1), NewJob::new(id(n as u128), "acme").idempotency_key(key)).unwrap();
+        }
+        for n in [3, 1, 2] {
+            store.cancel(at(2), id(n)).unwrap();
+        }
+        let known = |store: &JobStore| keys.map(|key| store.by_key("acme", key).is_some());
+        assert_eq!(known(&store), [true, true, true, false, true]);
+        store.check_invariants();
+        let mut none = self::store(JobStoreConfig::default().idempotency_keys_max(0));
+        none.insert(at(1), NewJob::new(id(1), "acme").idempotency_key("1")).unwrap();
+        assert_eq!(none.by_key("acme", "1"), Some(id(1)), "it lives");
+        none.cancel(at(1), id(1)).unwrap();
+        assert_eq!(none.by_key("acme", "1"), None);
+    }
+
+    #[test]
+    fn keys_of_failed_and_cancelled_jobs_are_free_again_where_that_is_the_policy() {
+        for (failed, cancelled) in [(false, false), (true, false), (false, true), (true, true)] {
+            let config =
+                JobStoreConfig::default().idempotency_free_failed(failed).idempotency_free_cancelled(cancelled);
+            let mut store = store(config);
+            for (n, key) in ["failed", "cancelled", "complete"].into_iter().enumerate() {
+                store.insert(at(1), NewJob::new(id(n as u128), "acme").idempotency_key(key)).unwrap();
+            }
+            let attempt = store.start(at(1), id(0)).unwrap();
+            let failure = JobFailure { class: FailureClass::Backend, message: "x".into(), retriable: false };
+            store.fail(at(1), id(0), attempt, failure).unwrap();
+            store.cancel(at(1), id(1)).unwrap();
+            let attempt = store.start(at(1), id(2)).unwrap();
+            store.complete(at(1), id(2), attempt, Output::url("x")).unwrap();
+            let free = ["failed", "cancelled", "complete"].map(|key| store.by_key("acme", key).is_none());
+            assert_eq!(free, [failed, cancelled, false]);
+            store.check_invariants();
+        }
+    }
+
+    #[test]
+    fn outputs_and_messages_that_are_too_many_bytes_leave_the_oldest_first() {
+        let mut store = store(JobStoreConfig::default().retained_bytes_max(10));
+        for (n, output) in ["12345", "1234", "12", "12345678901"].into_iter().enumerate() {
+            let n = n as u128;
+            store.insert(at(1), NewJob::new(id(n), "acme")).unwrap();
+            let attempt = store.start(at(1), id(n)).unwrap();
+            store.complete(at(1), id(n), attempt, Output::url(output)).unwrap();
+            store.check_invariants();
+            let kept = (0..4).map(|n| store.get(id(n)).is_some());
+            let kept: std::vec::Vec<bool> = kept.collect();
+            let expected = match n {
+                0 => [true, false, false, false],
+                1 => [true, true, false, false],
+                2 => [false, true, true, false],
+                _ => [false; 4],
+            };
+            assert_eq!(kept, expected, "after {output}");
+        }
     }
 
     #[test]

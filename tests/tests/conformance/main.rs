@@ -44,6 +44,7 @@ const THEMES: [Theme; 20] = [
     ("clock", clock::clock),
     ("cancel", queue::cancel),
     ("idempotency", refusals::idempotency),
+    ("restarts", refusals::restarts),
     ("transactions", refusals::transactions),
     ("bad_input", refusals::bad_input),
     ("settlements", money::settlements),
@@ -66,6 +67,7 @@ const NEVER_REPLIED: [(u16, &str); 14] = [
     (1203, "of a snapshot"),
     (1204, "of a snapshot"),
     (1205, "of a snapshot"),
+    (1206, "of a snapshot"),
     (1301, "of a text that is no command"),
     (1302, "of bytes that are no command"),
     (1501, "of a shared gateway"),
@@ -116,7 +118,7 @@ fn restarts_in_the_middle_of_a_vector_change_nothing() {
             replay(name, &mut |number, entry, gateway| {
                 let reply = gateway.apply(Entry::from_json(entry).unwrap()).to_json();
                 if number % every == 0 {
-                    *gateway = Gateway::restore(&gateway.snapshot()).unwrap();
+                    *gateway = Gateway::replica(&gateway.snapshot()).unwrap();
                 }
                 reply
             });

@@ -120,7 +120,7 @@ fn a_batch_of_settlements_returns_exactly_when_its_hold_is_over() {
     let taken = rig.gateway.take_settlements(rig.now, 10).unwrap();
     assert_eq!(rig.gateway.take_settlements(rig.now, 10), None, "all are out");
     assert_eq!(rig.gateway.next_deadline(), Some(at(60)));
-    let mut early = libgateway::Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let mut early = libgateway::Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(early.confirm_settlements(before(at(60)), taken.batch), Ok(1));
 
     let late = rig.gateway.confirm_settlements(at(60), taken.batch);
