@@ -20,7 +20,7 @@ use serde::Deserialize;
 
 use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
-use crate::id::LeaseId;
+use crate::id::{LeaseId, is_unheard_of};
 use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, NO_LEASE};
 use crate::queue::{Key, LANES, SEQUENCE_MAX, Share, TAG_MAX};
 use crate::time::Timestamp;
@@ -296,7 +296,7 @@ impl Builder {
         let id = LeaseId::from_u64(body.id);
         let mut hot = self.state.jobs[item].hot;
         ensure(hot.state == JobState::Running && hot.lease == NO_LEASE, "leases")?;
-        ensure(!self.state.epoch.is_unheard_of(body.id, self.state.pool.next_lease), "leases")?;
+        ensure(!is_unheard_of(body.id, self.state.pool.next_lease), "leases")?;
         ensure(self.state.pool.find_lease(id).is_none(), "leases")?;
         ensure(body.granted <= self.state.now && body.deadline >= self.state.now, "times of a lease")?;
         hot.lease = self.state.pool.put_lease(LeaseRecord {
