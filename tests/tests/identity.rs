@@ -241,14 +241,18 @@ fn batches_that_were_out_come_back_with_the_numbers_they_had() {
         rig.submit(job(number, "acme", DEV));
         rig.cancel(id(number));
     }
-    let out = rig.gateway.take_settlements(rig.now, 3).unwrap();
-    let mut restored = Gateway::restore(&rig.gateway.snapshot(), rig.now, 5).unwrap();
-    let superseded = OutboxError::BatchSuperseded { batch: out.batch.id };
-    assert_eq!(restored.confirm_settlements(rig.now, out.batch), Err(superseded));
-    let again = restored.take_settlements(rig.now, 10).unwrap();
-    assert_eq!(again.settlements, out.settlements);
-    assert_eq!(again.batch.first_seq, out.batch.first_seq);
-    restored.check_invariants();
+    let mut out = rig.gateway.take_settlements(rig.now, 3).unwrap();
+    for life in 0..20 {
+        let mut restored = Gateway::restore(&rig.gateway.snapshot(), rig.now, life).unwrap();
+        let superseded = OutboxError::BatchSuperseded { batch: out.batch.id };
+        assert_eq!(restored.confirm_settlements(rig.now, out.batch), Err(superseded));
+        let again = restored.take_settlements(rig.now, 10).unwrap();
+        assert_eq!(again.settlements, out.settlements);
+        assert_eq!(again.batch.first_seq, out.batch.first_seq);
+        restored.check_invariants();
+        (rig.gateway, out) = (restored, again);
+    }
+    assert_eq!(rig.gateway.confirm_settlements(rig.now, out.batch), Ok(3));
 }
 
 #[test]

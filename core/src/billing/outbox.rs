@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Full, InputError, OutboxError};
+use crate::id::is_unheard_of;
 use crate::time::{Clock, Span, Timestamp};
 
 #[cfg(test)]
@@ -424,7 +425,7 @@ impl<T> Outbox<T> {
         }
         let Some(end) = batch.first_seq.checked_add(u64::from(batch.len)) else { return Err(unknown) };
         let handed_out = batch.first_seq > 0 && batch.len > 0 && end <= self.fresh_first();
-        if batch.id == 0 || batch.id >= self.next_batch || !handed_out {
+        if is_unheard_of(batch.id, self.next_batch) || !handed_out {
             return Err(unknown);
         }
         let returned = self.returned.range(..end).next_back().map(|(first, entries)| first + entries.len() as u64);

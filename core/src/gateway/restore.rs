@@ -22,7 +22,7 @@ use serde::Deserialize;
 
 use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
-use crate::id::{LeaseId, NAME_LEN_MAX, check_name};
+use crate::id::{LeaseId, NAME_LEN_MAX, check_name, is_unheard_of};
 use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, NO_LEASE};
 use crate::queue::{Entrant, Key, LANES, SEQUENCE_MAX, TAG_MAX};
 use crate::time::Timestamp;
@@ -305,7 +305,7 @@ impl Builder {
         let id = LeaseId::from_u64(body.id);
         let mut hot = self.state.jobs[item].hot;
         ensure(hot.state == JobState::Running && hot.lease == NO_LEASE, "leases")?;
-        ensure(!self.state.epoch.is_unheard_of(body.id, self.state.pool.next_lease), "leases")?;
+        ensure(!is_unheard_of(body.id, self.state.pool.next_lease), "leases")?;
         ensure(self.state.pool.find_lease(id).is_none(), "leases")?;
         ensure(body.granted <= self.state.now && body.deadline >= self.state.now, "times of a lease")?;
         hot.lease = self.state.pool.put_lease(LeaseRecord {
@@ -434,7 +434,7 @@ impl Builder {
             ensure(in_time && own.ended >= before && own.granted <= own.ended, "late usage")?;
             before = own.ended;
             let id = own.lease;
-            let known = !state.epoch.is_unheard_of(id.as_u64(), state.pool.next_lease);
+            let known = !is_unheard_of(id.as_u64(), state.pool.next_lease);
             ensure(known && state.pool.find_lease(id).is_none() && state.late.find(id).is_none(), "late usage")?;
             ensure(own.earlier.is_none_or(|earlier| earlier < number), "late usage")?;
             let of_it = |earlier: u64| state.late.get(earlier).is_some_and(|other| other.sequence == own.sequence);
