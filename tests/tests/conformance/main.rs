@@ -29,7 +29,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 19] = [
+const THEMES: [Theme; 20] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -45,6 +45,7 @@ const THEMES: [Theme; 19] = [
     ("transactions", refusals::transactions),
     ("bad_input", refusals::bad_input),
     ("settlements", money::settlements),
+    ("late_usage", money::late_usage),
     ("random_1", || money::random(748, 1)),
     ("random_2", || money::random(6, 1)),
     ("random_3", || money::random(37, SECOND)),
@@ -52,7 +53,8 @@ const THEMES: [Theme; 19] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 14] = [
+const NEVER_REPLIED: [(u16, &str); 15] = [
+    (205, "of a sum or a price by itself"),
     (604, "of the job store by itself"),
     (605, "of the job store by itself"),
     (1101, "of the billing collector by itself"),
