@@ -10,8 +10,8 @@ use crate::guard::guard;
 use crate::handle::{create, free, gateway_billing, with};
 use crate::input::{Options, Out, at, given, instant_or_forever, number, optional_text, options, text};
 use crate::machine::{
-    GATEWAY_EXCESS_CAP, GATEWAY_HOUR, GATEWAY_MILLISECOND, GATEWAY_MINUTE, gateway_batch, gateway_price, gateway_usage, json, read_book,
-    read_usage,
+    GATEWAY_EXCESS_CAP, GATEWAY_HOUR, GATEWAY_MILLISECOND, GATEWAY_MINUTE, gateway_batch, gateway_price, gateway_usage,
+    json, read_book, read_usage,
 };
 use crate::names::GATEWAY_NAME_CAP;
 use crate::output::{copy_text, fixed};

@@ -4,8 +4,8 @@ use std::ffi::c_char;
 use std::num::NonZeroU32;
 
 use libgateway::{
-    BackoffConfig, BillingPolicy, CircuitBreakerConfig, CustomerPolicy, Excess, GatewayConfig, GpuNanos, Ordering, Payer,
-    RateLimit, RateRule, Span,
+    BackoffConfig, BillingPolicy, CircuitBreakerConfig, CustomerPolicy, Excess, GatewayConfig, GpuNanos, Ordering,
+    Payer, RateLimit, RateRule, Span,
 };
 
 use crate::failure::Failure;

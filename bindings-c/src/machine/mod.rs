@@ -26,8 +26,8 @@ use std::ffi::{c_char, c_void};
 
 use libgateway::{Gateway, GatewayConfig};
 
-pub(crate) use config::{excess, reserved};
 pub use config::*;
+pub(crate) use config::{excess, reserved};
 pub(crate) use data::json;
 pub use data::*;
 pub(crate) use fleet::forced;

@@ -4,11 +4,11 @@ use std::ffi::c_char;
 
 use libgateway::{Batch, Corrected, LeaseId, Money, Price, PriceBook, Settlement, Span};
 
-use super::config::GATEWAY_SECOND;
-use super::work::{gateway_usage, read_usage};
 use super::command;
+use super::config::GATEWAY_SECOND;
 use super::data::json;
 use super::jobs::done;
+use super::work::{gateway_usage, read_usage};
 use crate::failure::Failure;
 use crate::guard::guard;
 use crate::handle::{create, free, gateway, gateway_settlements, with};
@@ -409,8 +409,7 @@ pub unsafe extern "C" fn gateway_correct_usage(
 ) -> gateway_status {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (usage, corrected) =
-            unsafe { (read_usage(usage, usage_len)?, Out::optional(corrected, "corrected")?) };
+        let (usage, corrected) = unsafe { (read_usage(usage, usage_len)?, Out::optional(corrected, "corrected")?) };
         let own = command(gw, |gateway| Ok(gateway.correct_usage(at(now), LeaseId::from_u64(lease), usage)?))?;
         corrected.set(own.into());
         Ok(GATEWAY_OK)

@@ -459,8 +459,7 @@ pub unsafe extern "C" fn gateway_tx_correct_usage(
 ) -> gateway_status {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (usage, corrected) =
-            unsafe { (read_usage(usage, usage_len)?, Out::optional(corrected, "corrected")?) };
+        let (usage, corrected) = unsafe { (read_usage(usage, usage_len)?, Out::optional(corrected, "corrected")?) };
         corrected.set(step(tx, |tx| Ok(tx.correct_usage(LeaseId::from_u64(lease), usage)?))?.into());
         Ok(GATEWAY_OK)
     })
