@@ -589,7 +589,7 @@ static void without_settlements_nothing_has_to_be_confirmed(void) {
     config.settlements = 0;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
-    OK(gateway_put_backend(gw, START, "flux-1", "image", "flux", NULL));
+    put_flux(gw, START, 1);
     gateway_settled settled = {.priced = 1};
     for (uint64_t n = 1; n <= 5; n++) {
         OK(gateway_submit(gw, START, id_of(n), "acme", "image/flux/dev/t2i", NULL, NULL));

@@ -53,7 +53,9 @@ static void each_field_is_read(void) {
     config.billing_cancelled = GATEWAY_PAYER_HOUSE, config.billing_tolerance_ppm = 55;
     config.jobs_max = 56, config.payload_len_max = 57, config.output_len_max = 58, config.retained_max = 59;
     config.customers_max = 60, config.routes_max = 61, config.families_max = 62, config.backends_max = 63;
-    config.events_max = 64, config.due_max = 65;
+    config.events_max = 64, config.due_max = 65, config.late_usage_for = 66, config.late_usage_max = 67;
+    config.billing_released = GATEWAY_PAYER_CUSTOMER, config.billing_excess = GATEWAY_EXCESS_REFUSE;
+    config.unmeasured_devices = 0, config.settlements = 0;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -66,7 +68,8 @@ static void each_field_is_read(void) {
          "\"buckets\":3,\"failure_rate_ppm\":36,\"failure_rate_rule\":\"above\",\"calls_min\":37,"
          "\"consecutive_failures\":38,\"open_for\":32,\"open_for_factor\":39,\"open_for_max\":33,\"probes_to_close\":40,"
          "\"probe_timeout\":34},\"billing\":{\"failed\":\"customer\",\"lost\":\"customer\",\"cancelled\":\"house\","
-         "\"tolerance_ppm\":55,\"slack\":49},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
+         "\"released\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
+         "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
          "\"retained_max\":59,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
          "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65}");
     OK(gateway_free(gw));

@@ -46,7 +46,7 @@ def test_a_result_is_taken_although_the_clock_was_set_back(clock: Clock) -> None
     assert (settled.reported_ns, settled.gpu_seconds, settled.capped) == (1_900_000_000, Decimal("1.615"), True)
     [one] = settlements(gateway)
     assert (one.reported_ns, one.usage_ns, one.capped) == (1_900_000_000, 1_615_000_000, True)
-    told = [event for event in iter(gateway.poll_event, None) if event.kind == EventKind.USAGE_CAPPED]
+    told = [event for event in gateway.poll_events() if event.kind == EventKind.USAGE_CAPPED]
     assert [(event.job, event.reported_ns, event.billed_ns) for event in told] == [(job, 1_900_000_000, 1_615_000_000)]
     assert gateway.stats().counters.capped == 1
 
