@@ -17,7 +17,7 @@ fn entries() -> Vec<Entry<'static>> {
         Command::Submit(job(1, "acme", DEV).payload("body").affinity("lora").idempotency_key("key")),
         Command::DispatchTo { backend: "gpu-1".into(), max: 3 },
         Command::Complete { lease, output: Output::inline(b"pixels"), usage },
-        Command::Cancel { job: JobId::from_entropy(1) },
+        Command::Cancel { job: JobId::from_entropy(1), usage: Usage::unmeasured() },
         Command::All(Vec::new()),
         Command::PutBackend(libgateway_tests::kit::flux_model("gpu-1", "dev").label("region", "eu")),
         Command::PutPrices(libgateway::PriceBook::new(1, "EUR").unwrap().price("*", "*", 7).unwrap()),
