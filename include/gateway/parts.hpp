@@ -319,7 +319,8 @@ public:
     answer<void> start(std::string_view request_id, std::string_view customer, std::string_view model,
                        std::string_view tier = {}, instant at = now()) {
         const detail::c_text r(request_id), c(customer), m(model), t(tier);
-        const gateway_call call = {r.get(), c.get(), m.get(), t.get()};
+        // Empty stands for none.
+        const gateway_call call = {r.get(), customer.empty() ? nullptr : c.get(), m.get(), tier.empty() ? nullptr : t.get()};
         return base::done(gateway_billing_start(base::get(), &call, detail::count(at)));
     }
     answer<gateway_receipt> end(std::string_view request_id, const usage &used = {}, instant at = now()) {

@@ -227,7 +227,7 @@ static void a_store_lets_only_the_present_attempt_answer(void) {
 }
 
 static void a_collector_charges_each_call_once(void) {
-    gateway_price prices[] = {{"flux/dev", "*", 1200}};
+    gateway_price prices[] = {{"flux/dev", "*", 4320000, GATEWAY_HOUR}};
     gateway_billing *billing = NULL;
     OK(gateway_billing_new(NULL, 1, "USD", prices, 1, &billing));
     gateway_call call = {"req_1", "acme", "flux/dev", NULL};
@@ -238,8 +238,9 @@ static void a_collector_charges_each_call_once(void) {
     NUMBER(deadline, START + GATEWAY_HOUR);
     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
     gateway_receipt receipt;
-    STATUS(gateway_billing_end(billing, "req_1", &usage, 1, START + 1, &receipt), GATEWAY_USAGE_EXCEEDS_ELAPSED);
     OK(gateway_billing_end(billing, "req_1", &usage, 1, START + 2 * GATEWAY_SECOND, &receipt));
+    NUMBER(receipt.reported_ns, receipt.billed_ns);
+    NUMBER(receipt.capped, 0);
     NUMBER(receipt.charge, 2040);
     NUMBER(receipt.priced, 1);
     NUMBER(receipt.seq, 1);
@@ -293,6 +294,21 @@ static void a_collector_charges_each_call_once(void) {
     NUMBER(totals.charge_micros, 2040);
     NUMBER(totals.open, 0);
     NUMBER(totals.unconfirmed, 0);
+    /* Nobody's call, and a usage that cannot be: taken, and what was possible is charged. */
+    gateway_call free_call = {"req_0", NULL, "flux/dev", NULL};
+    OK(gateway_billing_start(billing, &free_call, START + 5 * GATEWAY_SECOND));
+    OK(gateway_billing_end(billing, "req_0", &usage, 1, START + 5 * GATEWAY_SECOND, &receipt));
+    NUMBER(receipt.reported_ns, 1700 * GATEWAY_MILLISECOND);
+    NUMBER(receipt.billed_ns, 100 * GATEWAY_MILLISECOND);
+    NUMBER(receipt.capped, 1);
+    NUMBER(receipt.charge, 120);
+    OK(gateway_billing_take(billing, 10, START + 2 * GATEWAY_HOUR, &batch));
+    OK(gateway_billing_entry(billing, &batch, 0, &record));
+    NUMBER(record.has_customer, 0);
+    NUMBER(record.has_tier, 0);
+    NUMBER(record.clock_back, 0);
+    NUMBER(record.price, 4320000);
+    NUMBER(record.price_per, GATEWAY_HOUR);
     OK(gateway_billing_put_prices(billing, 2, "USD", NULL, 0));
     STATUS(gateway_billing_put_prices(billing, 3, "EUR", NULL, 0), GATEWAY_CONTRADICTION);
     STATUS(gateway_billing_put_prices(billing, 3, "eur", NULL, 0), GATEWAY_MALFORMED);

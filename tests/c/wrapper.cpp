@@ -30,7 +30,7 @@ template <class Call> static gateway_status thrown(Call call) {
 
 static void a_job_runs() {
     lg::gateway gw = flux();
-    gw.put_prices(1, "USD", {{"*", "*", 1000}}, start);
+    gw.put_prices(1, "USD", {{"*", "*", 1000, 0}}, start);
     lg::submit_options options;
     options.payload = std::string_view("a\0b", 3);
     options.idempotency_key = "k";
@@ -227,7 +227,7 @@ static void parts_stand_alone() {
     const auto attempt = store.start(id_of(1), start);
     store.complete(id_of(1), attempt, lg::url("u"), start);
     NUMBER(store.read(id_of(1))->state, GATEWAY_STATE_COMPLETE);
-    lg::billing billing(1, "USD", {{"flux/dev", "*", 1200}});
+    lg::billing billing(1, "USD", {{"flux/dev", "*", 1200, GATEWAY_SECOND}});
     billing.start("req_1", "acme", "flux/dev", "", start);
     NUMBER(billing.end("req_1", {{"GPU-1", 1700ms}}, start + 2s).charge, 2040);
     const auto batch = billing.take(10, start + 2s);

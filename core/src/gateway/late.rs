@@ -1,10 +1,5 @@
 //! Leases that have ended and may still be told what they used.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
-)]
-
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;

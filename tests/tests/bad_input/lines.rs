@@ -369,9 +369,9 @@ impl Lines {
                 out.push(',');
             }
             let model = *self.chance.pick(&["flux/dev", "*", "wan/default", ""]);
-            _ = write!(out, "{{\"model\":\"{model}\",\"tier\":\"*\",\"micros_per_second\":");
+            _ = write!(out, "{{\"model\":\"{model}\",\"tier\":\"*\",\"price\":\"");
             self.count(out);
-            out.push('}');
+            _ = write!(out, "{}\"}}", *self.chance.pick(&["/s", "/h", ".5/min", "/0s", "/", ""]));
         }
         out.push_str("]}}");
     }

@@ -21,7 +21,12 @@ fn main() -> Result<(), Error> {
         let later = now + Span::from_secs(2);
         let usage = Usage::gpu(GpuNanos::from_millis(1_700), "GPU-8f2c");
         let settled = gateway.complete(later, lease.id, Output::url("https://cdn.example/fox.webp"), usage)?;
-        println!("{} used {} GPU-seconds and costs {} USD", settled.job, settled.usage, settled.charge);
+        println!(
+            "{} used {} GPU-seconds and costs {} USD",
+            settled.job,
+            settled.usage,
+            settled.charge.unwrap_or_default()
+        );
     }
     println!("call again at {:?}", gateway.next_deadline());
     Ok(())
