@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::outbox::{Batch, Outbox, OutboxConfig};
 use super::prices::{Money, Price, PriceBook};
 use super::usage::Usage;
-use crate::error::{BillingError, Full, InputError, OutboxError};
+use crate::error::{BillingError, Full, InputError, OutboxError, Scope};
 use crate::time::{GpuNanos, Span, Timestamp};
 
 #[cfg(test)]
@@ -166,10 +166,13 @@ impl BillingCollector {
             return Err(BillingError::AlreadyStarted);
         }
         if self.calls.len() >= self.config.starts_max as usize {
-            return Err(Full { what: "starts", max: u64::from(self.config.starts_max) }.into());
+            let full = Full::new("starts", Scope::Part, self.calls.len() as u64, self.config.starts_max.into());
+            return Err(full.retry_at(self.first_sweep()).into());
         }
         if !self.outbox.has_room(self.calls.len() + 1) {
-            return Err(Full { what: "outbox", max: u64::from(self.config.outbox.outbox_max) }.into());
+            // Open calls have a place in it already: each ends in a record.
+            let taken = self.outbox.len() + self.calls.len();
+            return Err(Full::new("outbox", Scope::Part, taken as u64, self.config.outbox.outbox_max.into()).into());
         }
         self.latest = self.latest.max(now);
         let number = self.next_start;
@@ -610,12 +613,12 @@ mod tests {
         for id in ["a", "b", "c"] {
             billing.start(call(id), at(0)).unwrap();
         }
-        assert_eq!(billing.start(call("d"), at(0)), Err(Full { what: "starts", max: 3 }.into()));
+        assert_eq!(billing.start(call("d"), at(0)), Err(Full::new("starts", Scope::Part, 3, 3).retry_at(billing.first_sweep()).into()));
         billing.end("a", &gpu(0), at(1)).unwrap();
         billing.end("b", &gpu(0), at(1)).unwrap();
         billing.start(call("d"), at(1)).unwrap();
         // Two records and two open calls fill an outbox of four.
-        assert_eq!(billing.start(call("e"), at(1)), Err(Full { what: "outbox", max: 4 }.into()));
+        assert_eq!(billing.start(call("e"), at(1)), Err(Full::new("outbox", Scope::Part, 4, 4).into()));
         billing.end("c", &gpu(0), at(1)).unwrap();
         billing.end("d", &gpu(0), at(1)).unwrap();
         let batch = billing.take(9, at(1)).unwrap();

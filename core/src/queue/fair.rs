@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::places::{Entrant, Ordering, Places, stride};
-use crate::coded::{Full, InputError};
+use crate::coded::{Full, InputError, Scope};
 use crate::error::QueueError;
 use crate::id::{NAME_LEN_MAX, check_name};
 use crate::registry::Registry;
@@ -155,7 +155,7 @@ impl<T> FairQueue<T> {
         Ok(Self {
             config,
             places,
-            customers: Registry::new("customers", config.customers_max, config.seed),
+            customers: Registry::of_part("customers", config.customers_max, config.seed),
             idle: VecDeque::new(),
             items: Slab::new(),
             sequence: 0,
@@ -175,7 +175,7 @@ impl<T> FairQueue<T> {
         check_name("customer", customer, NAME_LEN_MAX)?;
         check_lane(lane)?;
         if self.items.len() >= self.config.items_max as usize {
-            return Err(Full { what: "items", max: u64::from(self.config.items_max) }.into());
+            return Err(Full::new("items", Scope::Part, self.items.len() as u64, self.config.items_max.into()).into());
         }
         let customer = self.customer(customer)?;
         let sequence = self.sequence;
@@ -514,7 +514,7 @@ mod tests {
         let mut queue = FairQueue::new(FairQueueConfig::default().customers_max(2)).unwrap();
         let first = queue.push("a", 0, 1, 'a').unwrap();
         queue.push("b", 0, 1, 'b').unwrap();
-        assert_eq!(queue.push("c", 0, 1, 'c'), Err(QueueError::Full(Full { what: "customers", max: 2 })));
+        assert_eq!(queue.push("c", 0, 1, 'c'), Err(QueueError::Full(Full::new("customers", Scope::Part, 2, 2))));
         queue.remove(first);
         queue.push("c", 0, 1, 'c').unwrap();
         queue.check_invariants();
