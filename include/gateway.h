@@ -265,10 +265,22 @@
 /** There is no step in the transaction. */
 #define GATEWAY_NO_STEP (-1402)
 
+/** The transaction has more steps than the gateway's `steps_max`. */
+#define GATEWAY_TOO_MANY_STEPS (-1403)
+
 /**
  * A call on this handle panicked before: its state is not to be trusted. Free it, and restore from a snapshot or log.
  */
 #define GATEWAY_POISONED (-1501)
+
+/** The limit is one of the customer: others may go on. */
+#define GATEWAY_SCOPE_CUSTOMER 0
+
+/** The limit is one of the whole gateway. */
+#define GATEWAY_SCOPE_GATEWAY 1
+
+/** The limit is one of a part that stands alone. */
+#define GATEWAY_SCOPE_PART 2
 
 /** Bytes an id takes as text, with its NUL. */
 #define GATEWAY_JOB_ID_CAP 29
@@ -634,11 +646,37 @@ typedef struct gateway_tx gateway_tx;
 typedef struct gateway_watch gateway_watch;
 
 /**
+ * A strict limit: at most so many tokens in any window of time.
+ *
+ * May be used from any number of threads at once; calls take turns.
+ */
+typedef struct gateway_window gateway_window;
+
+/**
  * What a function returns. 0: done. Positive: not done, and that is no error (nothing there, not yet, denied).
  * Negative: an error, nothing has changed; `gateway_last_error_message` tells more. From -201 down the numbers are the
  * library's fixed error numbers with a minus, the same in every language.
  */
 typedef int32_t gateway_status;
+
+/** What a limit of the library says of itself that is reached: see `gateway_last_error_limit`. */
+typedef struct gateway_full {
+    /**
+     * What is in the table. Of `jobs` of a gateway: jobs that have not ended, and settlements that are not confirmed.
+     */
+    uint64_t measured;
+    /** The most that may be. */
+    uint64_t max;
+    /**
+     * The first instant at which there will be room by itself; `GATEWAY_FOREVER` where that is not known. There may be
+     * earlier: a job ends, or a batch of settlements is confirmed.
+     */
+    uint64_t retry_at;
+    /** Whose limit it is: `GATEWAY_SCOPE_CUSTOMER`, `GATEWAY_SCOPE_GATEWAY` or `GATEWAY_SCOPE_PART`. */
+    uint32_t scope;
+    /** 0. */
+    uint32_t reserved;
+} gateway_full;
 
 /** The id of a job: 128 random bits, shown as "j_" and 26 characters. */
 typedef struct gateway_job_id {
@@ -648,7 +686,10 @@ typedef struct gateway_job_id {
     uint64_t low;
 } gateway_job_id;
 
-/** What a customer may do and what it is worth. Begin with `GATEWAY_CUSTOMER_POLICY_INIT`. */
+/**
+ * What a customer may do and what it is worth. Begin with `GATEWAY_CUSTOMER_POLICY_INIT`, which limits nobody: so does a
+ * gateway without a policy. Set a rate, `running_max` and `queued_max` where strangers submit.
+ */
 typedef struct gateway_customer_policy {
     /** `sizeof(gateway_customer_policy)`. */
     size_t size;
@@ -657,9 +698,9 @@ typedef struct gateway_customer_policy {
     /** The time in which `rate_amount` tokens flow in, in nanoseconds; 0: its rate is not limited. */
     uint64_t rate_per;
     /** Tokens that flow in per `rate_per`. */
-    uint32_t rate_amount;
+    uint64_t rate_amount;
     /** Tokens kept at most. */
-    uint32_t rate_burst;
+    uint64_t rate_burst;
     /** Its share against others of the same lane, 1 to 1 000 000. Default 1. */
     uint32_t weight;
     /** Jobs it may have running. Default: any number. */
@@ -804,6 +845,10 @@ typedef struct gateway_config {
     uint32_t events_max;
     /** Deadlines one call handles at most. Default 1 024. */
     uint32_t due_max;
+    /** Steps a transaction as data has at most, those within steps counted each. Default 64. */
+    uint32_t steps_max;
+    /** Must be 0. */
+    uint32_t reserved;
 } gateway_config;
 
 /** A free word about a backend, for the host: endpoint, region, driver. */
@@ -870,10 +915,12 @@ typedef struct gateway_submit_options {
     uint64_t timeout_run;
     /** Longest time from submission to the end; 0: as configured. */
     uint64_t timeout_total;
+    /** Tokens its start takes from the customer's rate. Default 1. */
+    uint64_t tokens;
     /** The lane it waits in, `GATEWAY_PRIORITY_NORMAL` by default. */
     uint32_t priority;
-    /** Tokens its start takes from the customer's rate. Default 1. */
-    uint32_t tokens;
+    /** Must be 0. */
+    uint32_t reserved;
 } gateway_submit_options;
 
 /** What a lease says, but for its payload. Texts end in a NUL. */
@@ -1137,14 +1184,14 @@ typedef struct gateway_backend {
 
 /** A customer as it stands. */
 typedef struct gateway_customer {
+    /** Whole tokens left, where `limited` is 1. */
+    uint64_t tokens;
     /** Its share. */
     uint32_t weight;
     /** Its jobs that run. */
     uint32_t running;
     /** Its jobs that wait. */
     uint32_t queued;
-    /** Whole tokens left, where `limited` is 1. */
-    uint32_t tokens;
     /** 1 where it has a rate limit. */
     uint32_t limited;
     /** 1 where it has a policy of its own. */
@@ -1243,16 +1290,17 @@ typedef struct gateway_watch_event {
 } gateway_watch_event;
 
 /**
- * The rule of a bucket: `amount` tokens flow in per `per` nanoseconds, evenly, and at most `burst` are kept. An `amount`
- * of 0 never refills.
+ * The rule of a bucket: `amount` tokens flow in per `per` nanoseconds, evenly, and at most `burst` are kept, whatever the
+ * numbers: `{30 * 24 * GATEWAY_HOUR, 9973, 9973}` is exact. An `amount` of 0 never refills. Begin with `GATEWAY_RATE_INIT`
+ * for 100 a second, 1 000 kept.
  */
 typedef struct gateway_rate {
     /** The time in which `amount` tokens flow in, in nanoseconds; not 0. `GATEWAY_SECOND` for a rate per second. */
     uint64_t per;
     /** Tokens that flow in per `per`. */
-    uint32_t amount;
+    uint64_t amount;
     /** Tokens of a full bucket. */
-    uint32_t burst;
+    uint64_t burst;
 } gateway_rate;
 
 /** What a limiter says to a call. */
@@ -1264,6 +1312,12 @@ typedef struct gateway_acquired {
     uint64_t until;
     /** Whole tokens left, where tokens were taken; else 0. */
     uint64_t remaining;
+    /**
+     * 1 where a keyed limiter had no room for a new key and took the tokens of the bucket that such keys share; else 0.
+     */
+    uint32_t shared;
+    /** 0. */
+    uint32_t reserved;
 } gateway_acquired;
 
 /** What the headers `X-RateLimit-Limit`, `-Remaining` and `-Reset` say. */
@@ -1271,9 +1325,9 @@ typedef struct gateway_rate_headers {
     /** Time until the bucket is full again, in nanoseconds; `GATEWAY_FOREVER` if it never will be. */
     uint64_t reset;
     /** Tokens of a full bucket. */
-    uint32_t limit;
+    uint64_t limit;
     /** Whole tokens left. */
-    uint32_t remaining;
+    uint64_t remaining;
 } gateway_rate_headers;
 
 /**
@@ -1288,9 +1342,23 @@ typedef struct gateway_keyed_limiter_config {
     /** The time in which `amount` tokens flow in, in nanoseconds. Default 1 s. */
     uint64_t per;
     /** Tokens that flow in per `per`. Default 100. */
-    uint32_t amount;
+    uint64_t amount;
     /** Tokens of a full bucket. Default 1 000. */
-    uint32_t burst;
+    uint64_t burst;
+    /**
+     * The time in which `overflow_amount` tokens flow into the bucket that new keys share while there is no room to
+     * remember them. 0, the default: its rate is that of one key.
+     */
+    uint64_t overflow_per;
+    /** Tokens that flow into it per `overflow_per`. */
+    uint64_t overflow_amount;
+    /** Its burst; 0 refuses new keys while there is no room. */
+    uint64_t overflow_burst;
+    /**
+     * A key that has called again stays remembered for so long after its last call, at least, though its bucket be full.
+     * Default 10 minutes. Up to half of `keys_max` stay so.
+     */
+    uint64_t known_for;
     /**
      * The most keys that are remembered at once, at least 1. Only keys whose bucket is not full need to be.
      * Default 100 000.
@@ -1299,6 +1367,19 @@ typedef struct gateway_keyed_limiter_config {
     /** Must be 0. */
     uint32_t reserved;
 } gateway_keyed_limiter_config;
+
+/**
+ * The rule of a strict window: at most `amount` tokens in any stretch of time of `per` nanoseconds, wherever it begins. A
+ * bucket lets as many more through as it keeps; this does not, and keeps an instant for each token instead.
+ */
+typedef struct gateway_window_limit {
+    /** The length of the window in nanoseconds; not 0. */
+    uint64_t per;
+    /** The most tokens of a window, at most 65 536. */
+    uint32_t amount;
+    /** Must be 0. */
+    uint32_t reserved;
+} gateway_window_limit;
 
 /** What a breaker says to a call. */
 typedef struct gateway_admitted {
@@ -1660,6 +1741,15 @@ gateway_status gateway_last_error_name(char *buf, size_t cap, size_t *needed);
  * Errors and threads: as `gateway_last_error_message`.
  */
 gateway_status gateway_last_error_field(char *buf, size_t cap, size_t *needed);
+
+/**
+ * The limit that the last error of this thread is about, where it is `GATEWAY_FULL`; `gateway_last_error_field` is its
+ * name.
+ *
+ * `GATEWAY_NONE`: the last error is another, or there was none. Errors: `GATEWAY_BAD_POINTER`. May be called from any
+ * thread; each thread has its own last error.
+ */
+gateway_status gateway_last_error_limit(gateway_full *full);
 
 /**
  * The whole last error of this thread as JSON, as it stands in replies to commands:
@@ -2616,7 +2706,8 @@ gateway_status gateway_config_json(const gateway *gw, char *buf, size_t cap, siz
 /* ---- Alone: a rate limit --------------------------------------------------------------------------------------------- */
 
 /**
- * Makes a limiter with a full bucket. Free it by `gateway_limiter_free`.
+ * Makes a limiter with a full bucket. Any `now` may be given to it, then and later: no wrong reading of the clock, ahead or
+ * back, stops the refill, and going back and forth makes no tokens. Free it by `gateway_limiter_free`.
  *
  *     gateway_rate rate = {GATEWAY_SECOND, 100, 1000};
  *     gateway_limiter *limiter = NULL;
@@ -2624,9 +2715,11 @@ gateway_status gateway_config_json(const gateway *gw, char *buf, size_t cap, siz
  *     if (gateway_limiter_try_acquire(limiter, 1, now, NULL) != GATEWAY_OK) return 429;
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_OUT_OF_RANGE` for a `per` of 0; `GATEWAY_OVERFLOW` for a burst that cannot be
- * counted exactly. May be called from any thread.
+ * counted exactly in 128 bits, which needs an amount or a period of 2^63 or more. May be called from any thread.
  */
-gateway_status gateway_limiter_new(const gateway_rate *rate, uint64_t now, gateway_limiter **limiter);
+gateway_status gateway_limiter_new(const gateway_rate *rate,
+                                   uint64_t now,
+                                   gateway_limiter **limiter);
 
 /**
  * Frees a limiter. NULL is fine.
@@ -2642,7 +2735,7 @@ gateway_status gateway_limiter_free(gateway_limiter *limiter);
  * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
  */
 gateway_status gateway_limiter_try_acquire(gateway_limiter *limiter,
-                                           uint32_t cost,
+                                           uint64_t cost,
                                            uint64_t now,
                                            gateway_acquired *acquired);
 
@@ -2652,7 +2745,7 @@ gateway_status gateway_limiter_try_acquire(gateway_limiter *limiter,
  * Answers and errors: as there. May be called from any thread.
  */
 gateway_status gateway_limiter_peek(const gateway_limiter *limiter,
-                                    uint32_t cost,
+                                    uint64_t cost,
                                     uint64_t now,
                                     gateway_acquired *acquired);
 
@@ -2661,7 +2754,7 @@ gateway_status gateway_limiter_peek(const gateway_limiter *limiter,
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
  */
-gateway_status gateway_limiter_refund(gateway_limiter *limiter, uint32_t cost);
+gateway_status gateway_limiter_refund(gateway_limiter *limiter, uint64_t cost);
 
 /**
  * What the rate limit headers say at `now`.
@@ -2702,14 +2795,15 @@ gateway_status gateway_keyed_limiter_free(gateway_keyed_limiter *limiter);
  * Takes `cost` tokens of a key, or says when. A key is any bytes; how long it may be is for the caller to check. A cost
  * of 0 is always allowed and remembers no key. `acquired` may be NULL.
  *
- * `GATEWAY_DENIED`: not yet. `GATEWAY_NEVER`: not ever. `GATEWAY_NO_ROOM`: not yet, the key is new and there is no room
- * to remember it. Nothing was taken then. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`.
+ * Where the key is new and there is no room to remember it, the tokens come from a bucket that such keys share, and
+ * `acquired->shared` is 1. `GATEWAY_DENIED`: not yet. `GATEWAY_NEVER`: not ever. `GATEWAY_NO_ROOM`: not yet, there is neither
+ * room nor are there shared tokens. Nothing was taken then. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`.
  * May be called from any thread.
  */
 gateway_status gateway_keyed_limiter_try_acquire(gateway_keyed_limiter *limiter,
                                                  const void *key,
                                                  size_t key_len,
-                                                 uint32_t cost,
+                                                 uint64_t cost,
                                                  uint64_t now,
                                                  gateway_acquired *acquired);
 
@@ -2721,19 +2815,19 @@ gateway_status gateway_keyed_limiter_try_acquire(gateway_keyed_limiter *limiter,
 gateway_status gateway_keyed_limiter_peek(const gateway_keyed_limiter *limiter,
                                           const void *key,
                                           size_t key_len,
-                                          uint32_t cost,
+                                          uint64_t cost,
                                           uint64_t now,
                                           gateway_acquired *acquired);
 
 /**
- * Gives `cost` tokens of a key back, up to the burst.
+ * Gives `cost` tokens of a key back, up to the burst. Nothing goes back to the bucket that new keys share.
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
  */
 gateway_status gateway_keyed_limiter_refund(gateway_keyed_limiter *limiter,
                                             const void *key,
                                             size_t key_len,
-                                            uint32_t cost);
+                                            uint64_t cost);
 
 /**
  * What the rate limit headers for a key say at `now`.
@@ -2765,7 +2859,7 @@ gateway_status gateway_keyed_limiter_set_rate(gateway_keyed_limiter *limiter,
 gateway_status gateway_keyed_limiter_remove(gateway_keyed_limiter *limiter, const void *key, size_t key_len);
 
 /**
- * Forgets up to `at_most` keys that are full again at `now`, to give room early. `*count`, which may be NULL, is how
+ * Forgets up to `at_most` keys that may be forgotten at `now`, to give room early. `*count`, which may be NULL, is how
  * many. Nobody needs to call it: room is made when it is needed.
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
@@ -2781,6 +2875,82 @@ gateway_status gateway_keyed_limiter_evict_full(gateway_keyed_limiter *limiter,
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
  */
 gateway_status gateway_keyed_limiter_len(const gateway_keyed_limiter *limiter, size_t *len);
+
+/**
+ * Makes a limiter whose window is empty. Any `now` may be given to it, as to `gateway_limiter_new`. Free it by
+ * `gateway_window_free`.
+ *
+ *     gateway_window_limit limit = {GATEWAY_MINUTE, 6, 0};
+ *     gateway_window *window = NULL;
+ *     gateway_window_new(&limit, now, &window);
+ *     if (gateway_window_try_acquire(window, 1, now, NULL) != GATEWAY_OK) return 429;
+ *
+ * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_OUT_OF_RANGE` for an `amount` above 65 536 or a `per` of 0. May be called from any
+ * thread.
+ */
+gateway_status gateway_window_new(const gateway_window_limit *limit,
+                                  uint64_t now,
+                                  gateway_window **window);
+
+/**
+ * Frees a window. NULL is fine.
+ *
+ * Errors: `GATEWAY_INVALID_HANDLE`. May be called from any thread.
+ */
+gateway_status gateway_window_free(gateway_window *window);
+
+/**
+ * Takes `cost` tokens, or says when. A cost of 0 is always allowed. `acquired` may be NULL.
+ *
+ * `GATEWAY_DENIED`: not yet; nothing was taken. `GATEWAY_NEVER`: not ever. Errors: `GATEWAY_BAD_POINTER`,
+ * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
+ */
+gateway_status gateway_window_try_acquire(gateway_window *window,
+                                          uint64_t cost,
+                                          uint64_t now,
+                                          gateway_acquired *acquired);
+
+/**
+ * What `gateway_window_try_acquire` would answer.
+ *
+ * Answers and errors: as there. May be called from any thread.
+ */
+gateway_status gateway_window_peek(const gateway_window *window,
+                                   uint64_t cost,
+                                   uint64_t now,
+                                   gateway_acquired *acquired);
+
+/**
+ * Gives `cost` tokens back. The oldest go, so that no window has more than its amount of those that stay.
+ *
+ * Errors: `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
+ */
+gateway_status gateway_window_refund(gateway_window *window, uint64_t cost, uint64_t now);
+
+/**
+ * What the rate limit headers say at `now`; the reset is when the window is empty.
+ *
+ * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
+ */
+gateway_status gateway_window_headers(const gateway_window *window,
+                                      uint64_t now,
+                                      gateway_rate_headers *headers);
+
+/**
+ * Changes the limit at `now`. What was taken stays taken: under a lower amount nothing is allowed until enough has left.
+ *
+ * Errors: as `gateway_window_new`, and `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
+ */
+gateway_status gateway_window_set_limit(gateway_window *window,
+                                        const gateway_window_limit *limit,
+                                        uint64_t now);
+
+/**
+ * The next instant at which more may be taken than before; `GATEWAY_FOREVER` where the window is empty.
+ *
+ * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
+ */
+gateway_status gateway_window_next_deadline(const gateway_window *window, uint64_t *deadline);
 
 /* ---- Alone: a circuit breaker ---------------------------------------------------------------------------------------- */
 
@@ -3424,15 +3594,16 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
     {sizeof(gateway_config), 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
      100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, 10 * GATEWAY_MINUTE, GATEWAY_MINUTE, GATEWAY_HOUR, \
      GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, 10000, 2000000, 10485760, \
-     1048576, 100000, 1000000, 10000, 1000, 10000, 16384, 1024}
+     1048576, 100000, 1000000, 10000, 1000, 10000, 16384, 1024, 64, 0}
 #define GATEWAY_SUBMIT_OPTIONS_INIT \
-    {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, GATEWAY_PRIORITY_NORMAL, 1}
+    {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, 1, GATEWAY_PRIORITY_NORMAL, 0}
 #define GATEWAY_BACKEND_OPTIONS_INIT \
     {sizeof(gateway_backend_options), NULL, NULL, NULL, 0, NULL, 0, 0, GATEWAY_KIND_OTHER, 1, 1, 1}
 #define GATEWAY_FAILURE_INIT \
     {sizeof(gateway_failure), NULL, 0, GATEWAY_FAILURE_BACKEND, 0, GATEWAY_RETRIABLE_BY_CLASS, 0}
 #define GATEWAY_KEYED_LIMITER_CONFIG_INIT \
-    {sizeof(gateway_keyed_limiter_config), 0, GATEWAY_SECOND, 100, 1000, 100000, 0}
+    {sizeof(gateway_keyed_limiter_config), 0, GATEWAY_SECOND, 100, 1000, 0, 0, 0, 10 * GATEWAY_MINUTE, 100000, 0}
+#define GATEWAY_RATE_INIT {GATEWAY_SECOND, 100, 1000}
 #define GATEWAY_QUEUE_CONFIG_INIT \
     {sizeof(gateway_queue_config), 0, GATEWAY_ORDERING_FAIR, 1000000, 100000, 0}
 #define GATEWAY_STORE_CONFIG_INIT \

@@ -241,7 +241,7 @@ struct submit_options {
     std::string_view idempotency_key{};
     std::string_view affinity{};
     std::uint32_t priority = GATEWAY_PRIORITY_NORMAL;
-    std::uint32_t tokens = 1;
+    std::uint64_t tokens = 1;
     span estimate{};
     span timeout_queue{}, timeout_start{}, timeout_run{}, timeout_total{};
 };

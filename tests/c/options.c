@@ -53,7 +53,7 @@ static void each_field_is_read(void) {
     config.billing_cancelled = GATEWAY_PAYER_HOUSE, config.billing_tolerance_ppm = 55;
     config.jobs_max = 56, config.payload_len_max = 57, config.output_len_max = 58, config.retained_max = 59;
     config.customers_max = 60, config.routes_max = 61, config.families_max = 62, config.backends_max = 63;
-    config.events_max = 64, config.due_max = 65;
+    config.events_max = 64, config.due_max = 65, config.steps_max = 66;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -68,7 +68,7 @@ static void each_field_is_read(void) {
          "\"probe_timeout\":34},\"billing\":{\"failed\":\"customer\",\"lost\":\"customer\",\"cancelled\":\"house\","
          "\"tolerance_ppm\":55,\"slack\":49},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
          "\"retained_max\":59,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
-         "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65}");
+         "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65,\"steps_max\":66}");
     OK(gateway_free(gw));
 }
 

@@ -133,7 +133,7 @@ fn policy(rng: &mut Rng) -> CustomerPolicy {
     let mut policy = CustomerPolicy::default().weight(rng.within(1, 5) as u32);
     if rng.percent(40) {
         let per = *rng.pick(&[SECOND, 3 * SECOND, 7_777_777, 60 * SECOND]);
-        let (amount, burst) = (rng.below(8) as u32, rng.below(10) as u32);
+        let (amount, burst) = (rng.below(8) as u64, rng.below(10) as u64);
         policy = policy.rate(RateLimit::new(amount, Span::from_nanos(per), burst).unwrap());
     }
     if rng.percent(30) {
@@ -329,7 +329,7 @@ impl Ops {
             submit = submit.estimate(GpuNanos::from_millis(rng.within(1, 5_000)));
         }
         if rng.percent(30) {
-            submit = submit.tokens(rng.below(5) as u32);
+            submit = submit.tokens(rng.below(5) as u64);
         }
         if rng.percent(30) {
             submit = submit.affinity(*rng.pick(&["lora-1", "lora-2", "lora-3"]));
