@@ -29,7 +29,7 @@ pub struct gateway_keyed_limiter_config {
     /// Tokens of a full bucket. Default 1 000.
     pub burst: u64,
     /// The time in which `overflow_amount` tokens flow into the bucket that new keys share while there is no room to
-    /// remember them. 0, the default: its rate is that of one key.
+    /// remember them. 0, the default: its rate is that of a hundredth of `keys_max` keys.
     pub overflow_per: u64,
     /// Tokens that flow into it per `overflow_per`.
     pub overflow_amount: u64,

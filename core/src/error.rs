@@ -501,3 +501,22 @@ impl<E: Coded + core::fmt::Display> From<&E> for ErrorReply {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn an_error_as_data_comes_back_from_every_format() {
+        let full = Full::new("jobs", Scope::Gateway, 2, 2).retry_at(Some(Timestamp::from_nanos(7)));
+        for reply in [ErrorReply::from(&full), ErrorReply::from(&Poisoned)] {
+            let json = serde_json::to_string(&reply).unwrap();
+            assert_eq!(json.contains("limit"), reply.limit.is_some());
+            assert_eq!(serde_json::from_str::<ErrorReply>(&json).unwrap(), reply);
+            assert_eq!(postcard::from_bytes(&postcard::to_allocvec(&reply).unwrap()), Ok(reply));
+        }
+        assert_eq!(full.to_string(), "jobs is full: 2 of at most 2 in this gateway");
+    }
+}

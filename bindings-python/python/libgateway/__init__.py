@@ -96,6 +96,7 @@ from .errors import (
     SupersededError,
     TableFullError,
     TooLongError,
+    TooManyStepsError,
     TransactionError,
     TruncatedError,
     UnknownBackendError,
@@ -107,7 +108,7 @@ from .errors import (
     UsageExceedsElapsedError,
 )
 from .gateway import Gateway, Settlements
-from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter
+from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter, WindowLimiter
 from .transaction import Group, Step, Transaction
 from .values import (
     Advance,
@@ -254,6 +255,7 @@ __all__ = [
     "Ticket",
     "Timeouts",
     "TooLongError",
+    "TooManyStepsError",
     "Transaction",
     "TransactionError",
     "TruncatedError",
@@ -268,6 +270,7 @@ __all__ = [
     "WaitReason",
     "WatchEvent",
     "WatchKind",
+    "WindowLimiter",
     "__version__",
     "error_codes",
     "instant",

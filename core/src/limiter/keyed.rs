@@ -33,8 +33,8 @@ pub struct KeyedRateLimiterConfig {
     pub limit: RateLimit,
     /// The most keys that are remembered at once, at least one. Only keys whose bucket is not full need to be.
     pub keys_max: u32,
-    /// The limit that new keys share while there is no room to remember them; `None` is that of one key. A burst of 0
-    /// refuses them.
+    /// The limit that new keys share while there is no room to remember them; `None` is that of a hundredth of `keys_max`
+    /// keys. A burst of 0 refuses them.
     pub overflow: Option<RateLimit>,
     /// A key that has called again stays remembered for so long after its last call, at least, though its bucket be full:
     /// while strangers fill the limiter, who came before keeps a bucket of its own. Default 10 minutes. Up to half of
@@ -81,6 +81,7 @@ pub struct KeyedRateLimiter<K> {
     order: Order,
     /// What new keys share while there is no room.
     shared: TokenBucket,
+    overflow: RateLimit,
     /// Entries that are known.
     known: u32,
     /// The age of the next key.
@@ -149,6 +150,15 @@ impl KeyedRateLimiterConfig {
         self
     }
 
+    /// The limit that new keys share: that of one key in a hundred, so that all keys together get no more than a hundredth
+    /// above what `keys_max` allows.
+    fn overflow_or_default(&self) -> RateLimit {
+        let keys = u64::from(self.keys_max / 100).max(1);
+        let (amount, burst) = (self.limit.amount().saturating_mul(keys), self.limit.burst().saturating_mul(keys));
+        // What is too large to be counted is as good as what one key has.
+        self.overflow.unwrap_or_else(|| RateLimit::new(amount, self.limit.per(), burst).unwrap_or(self.limit))
+    }
+
     /// Sets for how long a known key stays remembered after its last call.
     #[must_use]
     pub const fn known_for(mut self, known_for: Span) -> Self {
@@ -192,6 +202,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             entries: HashTable::new(),
             order: Order::default(),
             shared: TokenBucket::full(),
+            overflow: config.overflow_or_default(),
             known: 0,
             next_age: 0,
         })
@@ -214,7 +225,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             let error = InputError::OutOfRange { field: "bucket", value: u64::MAX, min: 0, max: limit.burst() };
             if bucket.fits(limit, clock.now()) { Ok(()) } else { Err(error) }
         };
-        owes(&shared, limiter.overflow())?;
+        owes(&shared, &limiter.overflow)?;
         for KeyState { key, bucket, seen, age } in keys {
             let hash = limiter.hasher.hash(&key);
             if limiter.entries.find(hash, |entry| entry.key == key).is_some() {
@@ -281,7 +292,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
                 } else {
                     match self.first_to_leave(now) {
                         Ok(_) => answer.into(),
-                        Err(until) => without_room(self.shared.peek(self.overflow(), cost, now), until),
+                        Err(until) => without_room(self.shared.peek(&self.overflow, cost, now), until),
                     }
                 }
             }
@@ -351,20 +362,20 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     pub fn set_limit(&mut self, limit: RateLimit, now: Timestamp) {
         self.clock.observe(now);
         let (old, now) = (self.config.limit, self.clock.now());
-        let change = |bucket: &mut TokenBucket| {
-            if bucket.is_full(&old, now) {
+        let change = |bucket: &mut TokenBucket, old: &RateLimit, limit: &RateLimit| {
+            if bucket.is_full(old, now) {
                 *bucket = TokenBucket::full();
             } else {
-                bucket.rescale(&old, &limit, now);
+                bucket.rescale(old, limit, now);
             }
         };
-        if self.config.overflow.is_none() {
-            change(&mut self.shared);
-        }
         self.config.limit = limit;
+        let overflow = self.config.overflow_or_default();
+        change(&mut self.shared, &self.overflow, &overflow);
+        self.overflow = overflow;
         let mut bounds: Vec<_> = core::iter::repeat_n(Timestamp::EPOCH, self.order.slots()).collect();
         for entry in &mut self.entries {
-            change(&mut entry.bucket);
+            change(&mut entry.bucket, &old, &limit);
             if let Some(bound) = bounds.get_mut(entry.slot as usize) {
                 *bound = entry.leaves_at(&self.config);
             }
@@ -443,7 +454,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         self.order.check_invariants(self.entries.len());
         let known = self.entries.iter().filter(|entry| entry.seen > 0).count();
         assert_eq!(known, self.known as usize, "known keys are counted");
-        assert!(self.shared.fits(self.overflow(), self.clock.now()), "the shared bucket is one of its limit");
+        assert!(self.shared.fits(&self.overflow, self.clock.now()), "the shared bucket is one of its limit");
         for entry in &self.entries {
             assert_eq!(self.hasher.hash(&entry.key), self.order.hash(entry.slot), "a slot knows its key's hash");
             assert!(self.order.bound(entry.slot) <= entry.leaves_at(&self.config), "bounds are lower bounds");
@@ -465,8 +476,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
         if !self.has_room() {
             if let Err(until) = self.evict() {
-                let limit = *self.overflow();
-                return without_room(self.shared.try_acquire(&limit, cost, now), until);
+                return without_room(self.shared.try_acquire(&self.overflow, cost, now), until);
             }
         }
         let age = self.next_age;
@@ -490,10 +500,6 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
 
     fn has_room(&self) -> bool {
         self.entries.len() < self.config.keys_max as usize
-    }
-
-    fn overflow(&self) -> &RateLimit {
-        self.config.overflow.as_ref().unwrap_or(&self.config.limit)
     }
 
     /// Remembers a key that is not there yet. There must be room.
