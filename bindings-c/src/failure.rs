@@ -31,8 +31,13 @@ impl Failure {
     pub(crate) fn edge(status: gateway_status, field: Option<&str>, message: impl Into<String>) -> Self {
         let name = EDGE.iter().find(|(own, _)| *own == status).map_or("unknown", |(_, name)| name);
         let number = u16::try_from(status.unsigned_abs()).unwrap_or(u16::MAX);
-        let reply =
-            ErrorReply { number, name: name.to_owned(), field: field.map(str::to_owned), message: message.into(), limit: None };
+        let reply = ErrorReply {
+            number,
+            name: name.to_owned(),
+            field: field.map(str::to_owned),
+            message: message.into(),
+            limit: None,
+        };
         Self { status, reply }
     }
 
@@ -219,7 +224,9 @@ pub unsafe extern "C" fn gateway_last_error_limit(full: *mut gateway_full) -> ga
     guard(|| {
         // SAFETY: the caller's promise.
         let full = unsafe { Out::required(full, "full") }?;
-        let Some(limit) = LAST.with_borrow(|last| last.as_ref().and_then(|failure| failure.reply.limit.clone())) else {
+        let Some(limit) =
+            LAST.with_borrow(|last| last.as_ref().and_then(|failure| failure.reply.limit.as_deref().cloned()))
+        else {
             return Ok(GATEWAY_NONE);
         };
         let scope = match limit.scope.as_str() {

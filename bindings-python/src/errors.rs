@@ -45,7 +45,7 @@ impl<T, E: Raise> OrRaise<T> for Result<T, E> {
 /// The exception of an error that came as data.
 #[cold]
 pub(crate) fn of_reply(py: Python<'_>, reply: &ErrorReply) -> PyErr {
-    error(py, reply.number, &reply.message, reply.field.as_deref(), reply.limit.as_ref())
+    error(py, reply.number, &reply.message, reply.field.as_deref(), reply.limit.as_deref())
 }
 
 /// One of the bindings' own errors.

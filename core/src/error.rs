@@ -447,7 +447,7 @@ pub struct ErrorReply {
     pub message: String,
     /// The limit that is reached, where that is the error; JSON leaves it out elsewhere.
     #[serde(default)]
-    pub limit: Option<LimitReply>,
+    pub limit: Option<Box<LimitReply>>,
 }
 
 /// A limit that is reached, as data.
@@ -497,7 +497,7 @@ impl<E: Coded + core::fmt::Display> From<&E> for ErrorReply {
             name: error.name().to_string(),
             field: error.field().map(ToString::to_string),
             message: error.to_string(),
-            limit: error.limit().map(LimitReply::from),
+            limit: error.limit().map(|full| Box::new(LimitReply::from(full))),
         }
     }
 }

@@ -66,8 +66,8 @@ pub use job::{
     StoredJob, Task, Timeouts,
 };
 pub use limiter::{
-    Acquire, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, KeyedSnapshot, RateHeaders, RateLimit, RateLimiter,
-    TokenBucket, WindowLimit, WindowLimiter,
+    Acquire, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, KeyedSnapshot, RateHeaders, RateLimit,
+    RateLimiter, TokenBucket, WindowLimit, WindowLimiter,
 };
 pub use queue::{FairQueue, FairQueueConfig, Key, Ordering, RankIter, RankTree, Ticket, TreeId};
 #[cfg(feature = "std")]

@@ -114,11 +114,11 @@ def test_two_thousand_who_wait_cost_each_what_twenty_do(clock: Clock, virtual: R
                 most = max(most, len(loop._scheduled))  # type: ignore[attr-defined]
                 return handle
 
-            loop.call_at = counted  # type: ignore[method-assign]
+            loop.call_at = counted  # type: ignore[assignment, method-assign]
             try:
                 await asyncio.gather(*(limiter.acquire() for _ in range(waiters)))
             finally:
-                del loop.call_at  # type: ignore[method-assign]
+                del loop.call_at
 
         virtual(main())
         assert idle(limiter)
@@ -374,7 +374,7 @@ def test_what_is_full_says_whose_limit_it_is_and_how_far(clock: Clock) -> None:
 
 def test_a_transaction_as_data_has_a_most_of_steps(clock: Clock) -> None:
     gateway = Gateway(backends=[flux()], steps_max=2, clock=clock)
-    steps = [{"dispatch": {}}] * 2
+    steps: list[dict[str, Any]] = [{"dispatch": {}}] * 2
     assert gateway.apply({"now": clock.now, "command": {"first_of": steps}})["error"]["name"] == "not_now"
     for command in ({"all": steps * 2}, {"first_of": [{"all": steps}, {"all": []}]}):
         error = gateway.apply({"now": clock.now, "command": command})["error"]

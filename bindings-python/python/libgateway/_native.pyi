@@ -43,7 +43,7 @@ __all__ = [
     "Admit", "Answer", "Backend", "BackendView", "Backoff", "BillingCollector", "BillingPolicy", "BreakerConfig",
     "CircuitBreaker", "CustomerPolicy", "Failure", "FairQueue", "Gateway", "Histogram", "JobId", "JobStore",
     "KeyedRateLimiter", "Lease", "PriceBook", "RateLimit", "RateLimiter", "Route", "Settled", "Settlement", "Steps", "Submit",
-    "Ticket", "Timeouts", "Usage", "Watch", "_forked", "_nothing", "error_codes",
+    "Ticket", "Timeouts", "Usage", "Watch", "WindowLimiter", "_forked", "_nothing", "error_codes",
 ]
 
 __version__: str

@@ -236,7 +236,8 @@ class Waiting:
         except AttributeError:
             with _LOCK:
                 if not hasattr(self, "_own_lines"):
-                    self._own_lines = Lines()
+                    # The slot is that of the class this is mixed into.
+                    object.__setattr__(self, "_own_lines", Lines())
                 return self._own_lines
 
     async def _wait(self, key: object, cost: int, attempt: Attempt, peek: Attempt, refund: Refund) -> Answer:

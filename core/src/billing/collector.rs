@@ -613,7 +613,10 @@ mod tests {
         for id in ["a", "b", "c"] {
             billing.start(call(id), at(0)).unwrap();
         }
-        assert_eq!(billing.start(call("d"), at(0)), Err(Full::new("starts", Scope::Part, 3, 3).retry_at(billing.first_sweep()).into()));
+        assert_eq!(
+            billing.start(call("d"), at(0)),
+            Err(Full::new("starts", Scope::Part, 3, 3).retry_at(billing.first_sweep()).into())
+        );
         billing.end("a", &gpu(0), at(1)).unwrap();
         billing.end("b", &gpu(0), at(1)).unwrap();
         billing.start(call("d"), at(1)).unwrap();

@@ -443,7 +443,8 @@ impl Gateway {
     fn apply_group(&mut self, now: Timestamp, group: Group<Step<'_>>) -> Reply {
         let (len, max) = (group.len(Step::len), self.state.config.steps_max);
         if len > u64::from(max) {
-            return Reply::Error(ErrorReply::from(&TransactionError::TooManySteps { len, max }));
+            let error = ErrorReply::from(&TransactionError::TooManySteps { len, max });
+            return self.run(now, |_| Reply::Error(error));
         }
         let result = self.transaction(now, |tx| {
             tx.group(group, |tx, step| match step.into_leaf() {

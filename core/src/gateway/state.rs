@@ -507,7 +507,6 @@ impl State {
     }
 }
 
-
 pub(crate) fn not_before(job: &Job) -> Timestamp {
     job.extra.as_ref().map_or(Timestamp::EPOCH, |extra| extra.not_before)
 }

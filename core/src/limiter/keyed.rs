@@ -75,6 +75,8 @@ pub struct KeyedRateLimiterConfig {
 pub struct KeyedRateLimiter<K> {
     config: KeyedRateLimiterConfig,
     clock: Clock,
+    /// The machine's time of the latest promise, for any key.
+    awaited: Timestamp,
     hasher: KeyHasher,
     /// Key and bucket lie in the table itself: the check of a known key touches two cache lines.
     entries: HashTable<Entry<K>>,
@@ -105,6 +107,7 @@ pub struct KeyedRateLimiter<K> {
 #[serde(deny_unknown_fields)]
 pub struct KeyedSnapshot<K> {
     clock: Clock,
+    awaited: Timestamp,
     shared: TokenBucket,
     next_age: u32,
     keys: Vec<KeyState<K>>,
@@ -198,6 +201,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         Ok(Self {
             config,
             clock: Clock::new(now),
+            awaited: now,
             hasher: KeyHasher::new(config.seed),
             entries: HashTable::new(),
             order: Order::default(),
@@ -219,8 +223,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// # Complexity
     /// O(keys log keys).
     pub fn restore(config: KeyedRateLimiterConfig, snapshot: KeyedSnapshot<K>) -> Result<Self, InputError> {
-        let KeyedSnapshot { clock, shared, next_age, keys } = snapshot;
-        let mut limiter = Self { clock, shared, next_age, ..Self::new(config, clock.now())? };
+        let KeyedSnapshot { clock, awaited, shared, next_age, keys } = snapshot;
+        let mut limiter = Self { clock, awaited, shared, next_age, ..Self::new(config, clock.now())? };
         let owes = |bucket: &TokenBucket, limit: &RateLimit| {
             let error = InputError::OutOfRange { field: "bucket", value: u64::MAX, min: 0, max: limit.burst() };
             if bucket.fits(limit, clock.now()) { Ok(()) } else { Err(error) }
@@ -254,7 +258,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         let now = self.clock.now();
         let hash = self.hasher.hash(key);
         let answer: KeyedAcquire = match self.entries.find_mut(hash, |entry| entry.key.borrow() == key) {
@@ -267,6 +271,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             }
             None => self.try_acquire_new(hash, key, cost),
         };
+        if let KeyedAcquire::Deny { until } | KeyedAcquire::Full { until } = answer {
+            self.awaited = until;
+        }
         answer.to_host(&self.clock)
     }
 
@@ -280,8 +287,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let mut clock = self.clock;
-        clock.observe(now);
+        let clock = self.peek_clock(now);
         let now = clock.now();
         let answer = match self.bucket(key) {
             Some(bucket) => bucket.peek(&self.config.limit, cost, now).into(),
@@ -325,7 +331,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.bucket(key).unwrap_or_default().available(&self.config.limit, self.clock.peek(now))
+        self.bucket(key).unwrap_or_default().available(&self.config.limit, self.peek_clock(now).now())
     }
 
     /// What the rate limit headers for `key` say at `now`.
@@ -334,7 +340,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.bucket(key).unwrap_or_default().headers(&self.config.limit, self.clock.peek(now))
+        self.bucket(key).unwrap_or_default().headers(&self.config.limit, self.peek_clock(now).now())
     }
 
     /// The settings, with the limit that was last set.
@@ -360,7 +366,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// O(keys log keys): the order in which buckets become full changes with the limit. It is not a call for every
     /// request.
     pub fn set_limit(&mut self, limit: RateLimit, now: Timestamp) {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         let (old, now) = (self.config.limit, self.clock.now());
         let change = |bucket: &mut TokenBucket, old: &RateLimit, limit: &RateLimit| {
             if bucket.is_full(old, now) {
@@ -422,7 +428,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// # Complexity
     /// Amortised O(log keys) for each key forgotten.
     pub fn evict_full(&mut self, now: Timestamp, at_most: usize) -> usize {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         (0..at_most).take_while(|_| self.evict().is_ok()).count()
     }
 
@@ -441,7 +447,8 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         });
         let mut keys: Vec<_> = states.collect();
         keys.sort_unstable_by(|one, other| one.key.cmp(&other.key));
-        KeyedSnapshot { clock: self.clock, shared: self.shared, next_age: self.next_age, keys }
+        let Self { clock, awaited, shared, next_age, .. } = *self;
+        KeyedSnapshot { clock, awaited, shared, next_age, keys }
     }
 
     /// Checks that keys, hashes, slots and bounds agree.
@@ -496,6 +503,12 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             *known += 1;
         }
         entry.seen = seen;
+    }
+
+    fn peek_clock(&self, now: Timestamp) -> Clock {
+        let mut clock = self.clock;
+        clock.observe_awaited(now, self.awaited);
+        clock
     }
 
     fn has_room(&self) -> bool {

@@ -119,6 +119,8 @@ pub struct RateLimiter {
     limit: RateLimit,
     bucket: TokenBucket,
     clock: Clock,
+    /// The machine's time of the latest promise: a host that comes then is believed to have slept, whatever its clock did.
+    awaited: Timestamp,
 }
 
 impl RateLimit {
@@ -260,14 +262,18 @@ impl Acquire {
 impl RateLimiter {
     /// A limiter with a full bucket.
     pub const fn new(limit: RateLimit, now: Timestamp) -> Self {
-        Self { limit, bucket: TokenBucket::full(), clock: Clock::new(now) }
+        Self { limit, bucket: TokenBucket::full(), clock: Clock::new(now), awaited: now }
     }
 
     /// Takes `cost` tokens, or says when. A cost of 0 is always allowed.
     #[inline]
     pub fn try_acquire(&mut self, cost: u64, now: Timestamp) -> Acquire {
-        self.clock.observe(now);
-        self.bucket.try_acquire(&self.limit, cost, self.clock.now()).to_host(&self.clock)
+        self.clock.observe_awaited(now, self.awaited);
+        let answer = self.bucket.try_acquire(&self.limit, cost, self.clock.now());
+        if let Acquire::Deny { until } = answer {
+            self.awaited = until;
+        }
+        answer.to_host(&self.clock)
     }
 
     /// What [`RateLimiter::try_acquire`] would answer.
@@ -283,7 +289,7 @@ impl RateLimiter {
 
     /// Whole tokens there are at `now`.
     pub fn available(&self, now: Timestamp) -> u64 {
-        self.bucket.available(&self.limit, self.clock.peek(now))
+        self.bucket.available(&self.limit, self.peek_clock(now))
     }
 
     /// The instant from which the bucket is full if nobody takes tokens, which may have passed; [`Timestamp::MAX`] if it
@@ -299,14 +305,20 @@ impl RateLimiter {
 
     /// Changes the limit at `now`. The tokens there are stay, up to the new burst; see [`TokenBucket::rescale`].
     pub fn set_limit(&mut self, limit: RateLimit, now: Timestamp) {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         self.bucket.rescale(&self.limit, &limit, self.clock.now());
         self.limit = limit;
     }
 
     /// What the rate limit headers say at `now`.
     pub fn headers(&self, now: Timestamp) -> RateHeaders {
-        self.bucket.headers(&self.limit, self.clock.peek(now))
+        self.bucket.headers(&self.limit, self.peek_clock(now))
+    }
+
+    fn peek_clock(&self, now: Timestamp) -> Timestamp {
+        let mut clock = self.clock;
+        clock.observe_awaited(now, self.awaited);
+        clock.now()
     }
 
     /// Checks that the bucket owes no more than it can.

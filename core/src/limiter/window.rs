@@ -56,6 +56,8 @@ struct LimitFields {
 pub struct WindowLimiter {
     limit: WindowLimit,
     clock: Clock,
+    /// The machine's time of the latest promise.
+    awaited: Timestamp,
     /// Oldest first. None has left the window at the clock's time, which only this crate's own calls move.
     taken: VecDeque<Taken>,
     /// Tokens in `taken`: at most the amount, or what it was before it was lowered.
@@ -67,6 +69,7 @@ pub struct WindowLimiter {
 struct LimiterFields {
     limit: WindowLimit,
     clock: Clock,
+    awaited: Timestamp,
     taken: VecDeque<Taken>,
     total: u32,
 }
@@ -112,7 +115,7 @@ impl WindowLimit {
 impl WindowLimiter {
     /// A limiter whose window is empty.
     pub const fn new(limit: WindowLimit, now: Timestamp) -> Self {
-        Self { limit, clock: Clock::new(now), taken: VecDeque::new(), total: 0 }
+        Self { limit, clock: Clock::new(now), awaited: now, taken: VecDeque::new(), total: 0 }
     }
 
     /// Takes `cost` tokens, or says when. A cost of 0 is always allowed.
@@ -120,9 +123,9 @@ impl WindowLimiter {
     /// # Complexity
     /// O(1) amortised where they are taken, else O(cost).
     pub fn try_acquire(&mut self, cost: u64, now: Timestamp) -> Acquire {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         self.leave();
-        let answer = self.answer(cost, &self.clock, 0, self.total);
+        let answer = self.answer(cost, 0, self.total);
         if let (Acquire::Allow { .. }, Ok(count @ 1..)) = (answer, u32::try_from(cost)) {
             let at = self.clock.now();
             match self.taken.back_mut() {
@@ -131,7 +134,10 @@ impl WindowLimiter {
             }
             self.total += count;
         }
-        answer
+        if let Acquire::Deny { until } = answer {
+            self.awaited = until;
+        }
+        answer.to_host(&self.clock)
     }
 
     /// What [`WindowLimiter::try_acquire`] would answer.
@@ -139,10 +145,9 @@ impl WindowLimiter {
     /// # Complexity
     /// O(cost + instants that have left the window since the last call).
     pub fn peek(&self, cost: u64, now: Timestamp) -> Acquire {
-        let mut clock = self.clock;
-        clock.observe(now);
+        let clock = self.peek_clock(now);
         let (gone, left) = self.left(clock.now());
-        self.answer(cost, &clock, gone, left)
+        self.answer(cost, gone, left).to_host(&clock)
     }
 
     /// Gives `cost` tokens back. The oldest go, whichever they were: so no window has more than its amount of those that
@@ -151,7 +156,7 @@ impl WindowLimiter {
     /// # Complexity
     /// O(cost).
     pub fn refund(&mut self, cost: u64, now: Timestamp) {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         self.leave();
         let mut rest = u32::try_from(cost).unwrap_or(u32::MAX);
         while let Some(oldest) = self.taken.front_mut() {
@@ -168,13 +173,13 @@ impl WindowLimiter {
 
     /// Tokens that may be taken at `now`.
     pub fn available(&self, now: Timestamp) -> u64 {
-        let (_, left) = self.left(self.clock.peek(now));
+        let (_, left) = self.left(self.peek_clock(now).now());
         u64::from(self.limit.amount.saturating_sub(left))
     }
 
     /// What the rate limit headers say at `now`; the reset is when the window is empty.
     pub fn headers(&self, now: Timestamp) -> RateHeaders {
-        let at = self.clock.peek(now);
+        let at = self.peek_clock(now).now();
         let (_, left) = self.left(at);
         let empty_at = self.taken.back().map_or(at, |last| last.at + self.limit.per);
         let reset = if empty_at == Timestamp::MAX { Span::MAX } else { empty_at.since(at) };
@@ -190,7 +195,7 @@ impl WindowLimiter {
     /// Changes the limit at `now`. What was taken stays taken: under a lower amount nothing is allowed until enough has
     /// left. A longer window knows nothing of what had left the shorter one.
     pub fn set_limit(&mut self, limit: WindowLimit, now: Timestamp) {
-        self.clock.observe(now);
+        self.clock.observe_awaited(now, self.awaited);
         self.leave();
         self.limit = limit;
         self.leave();
@@ -215,7 +220,8 @@ impl WindowLimiter {
         assert!(self.taken.back().is_none_or(|last| last.at <= self.clock.now()), "no instant is ahead of the clock");
     }
 
-    fn answer(&self, cost: u64, clock: &Clock, gone: usize, left: u32) -> Acquire {
+    /// In the machine's time.
+    fn answer(&self, cost: u64, gone: usize, left: u32) -> Acquire {
         let amount = u64::from(self.limit.amount);
         if cost > amount {
             return Acquire::Never;
@@ -229,13 +235,19 @@ impl WindowLimiter {
             excess = excess.saturating_sub(taken.count.into());
             if excess == 0 {
                 return match taken.at.checked_add(self.limit.per) {
-                    Some(until) => Acquire::Deny { until: clock.to_host(until) },
+                    Some(until) => Acquire::Deny { until },
                     None => Acquire::Never,
                 };
             }
         }
         // What is in the window covers the excess, because the cost alone does not exceed the amount.
         Acquire::Never
+    }
+
+    fn peek_clock(&self, now: Timestamp) -> Clock {
+        let mut clock = self.clock;
+        clock.observe_awaited(now, self.awaited);
+        clock
     }
 
     /// How many instants have left the window by `now`, and how many tokens are still in it.
@@ -275,7 +287,7 @@ impl TryFrom<LimiterFields> for WindowLimiter {
     type Error = InputError;
 
     fn try_from(fields: LimiterFields) -> Result<Self, InputError> {
-        let LimiterFields { limit, clock, taken, total } = fields;
+        let LimiterFields { limit, clock, awaited, taken, total } = fields;
         let malformed = |expected| Err(InputError::Malformed { field: "taken", expected });
         let (len, max) = (taken.len(), WindowLimit::AMOUNT_MAX as usize);
         if len > max {
@@ -290,7 +302,7 @@ impl TryFrom<LimiterFields> for WindowLimiter {
         if taken.back().is_some_and(|last| last.at > clock.now()) {
             return malformed("no instant ahead of the clock");
         }
-        Ok(Self { limit, clock, taken, total })
+        Ok(Self { limit, clock, awaited, taken, total })
     }
 }
 

@@ -2,8 +2,8 @@
 
 use libgateway::error::{Coded, ErrorReply, Full, LimitReply, Scope};
 use libgateway::{
-    BillingCall, BillingCollector, BillingCollectorConfig, Command, CustomerPolicy, Dispatch, Entry, GatewayConfig, JobStore,
-    JobStoreConfig, NewJob, PriceBook, RateLimit, Reply, Timeouts, Timestamp,
+    BillingCall, BillingCollector, BillingCollectorConfig, Command, CustomerPolicy, Dispatch, Entry, GatewayConfig,
+    JobStore, JobStoreConfig, NewJob, PriceBook, RateLimit, Reply, Timeouts, Timestamp,
 };
 use libgateway_tests::kit::{DEV, Rig, SCHNELL, WAN, flux, id, job, secs, wan};
 
@@ -60,7 +60,10 @@ fn waiting_jobs_of_a_customer_have_a_limit_of_their_own() {
 fn a_customer_that_may_not_wait_is_told_so_at_once() {
     let mut rig = rig(GatewayConfig::default().customer(CustomerPolicy::default().queued_max(0)));
     let digest = rig.gateway.digest();
-    assert_eq!(rig.gateway.submit(rig.now, job(1, "acme", DEV)), Err(Full::new("queued", Scope::Customer, 0, 0).into()));
+    assert_eq!(
+        rig.gateway.submit(rig.now, job(1, "acme", DEV)),
+        Err(Full::new("queued", Scope::Customer, 0, 0).into())
+    );
     assert_eq!(rig.gateway.digest(), digest);
 }
 
@@ -166,7 +169,7 @@ fn a_refusal_says_whose_limit_it_is_how_full_it_is_and_what_counts() {
     rig.submit(job(1, "acme", DEV));
     let refused = |error: &dyn Fn() -> ErrorReply| {
         let reply = error();
-        (reply.message.clone(), reply.limit.clone().unwrap(), Reply::Error(reply).to_json())
+        (reply.message.clone(), *reply.limit.clone().unwrap(), Reply::Error(reply).to_json())
     };
     let limit = |name: &str, scope: &str, measured, max| LimitReply {
         name: name.into(),
@@ -179,9 +182,10 @@ fn a_refusal_says_whose_limit_it_is_how_full_it_is_and_what_counts() {
     let (message, told, json) = refused(&|| ErrorReply::from(&error));
     assert_eq!(message, "queued is full: 1 of at most 1 for this customer");
     assert_eq!(told, limit("queued", "customer", 1, 1));
-    assert!(json.ends_with(
-        r#""limit":{"name":"queued","scope":"customer","measured":1,"max":1,"retry_at":null}}}"#
-    ), "{json}");
+    assert!(
+        json.ends_with(r#""limit":{"name":"queued","scope":"customer","measured":1,"max":1,"retry_at":null}}}"#),
+        "{json}"
+    );
 
     // One that runs, one that ended and is not billed: the limit of two is reached.
     rig.submit(job(2, "zoo", DEV));
@@ -237,7 +241,7 @@ fn a_transaction_as_data_is_refused_before_anything_changes_when_it_has_too_many
         (format!(r#"{{"all":[{dispatch},{{"first_of":[{}]}}]}}"#, [dispatch; 9].join(",")), 10),
         (format!(r#"{{"all":[{}]}}"#, [r#"{"all":[]}"#; 4].join(",")), 4),
     ] {
-        assert_eq!(apply(&steps), (too_many(len), digest.clone()), "{steps}");
+        assert_eq!(apply(&steps), (too_many(len), digest), "{steps}");
     }
     let (error, after) = apply(&format!(r#"{{"first_of":[{{"all":[{}]}},{dispatch}]}}"#, [dispatch; 2].join(",")));
     assert_eq!(error, None);

@@ -79,4 +79,3 @@ impl From<Acquire> for KeyedAcquire {
         }
     }
 }
-

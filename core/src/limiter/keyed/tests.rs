@@ -11,7 +11,8 @@ fn at(nanos: u64) -> Timestamp {
 }
 
 fn limiter<K: Hash + Eq>(limit: RateLimit, keys_max: u32) -> KeyedRateLimiter<K> {
-    let config = KeyedRateLimiterConfig::default().limit(limit).keys_max(keys_max).overflow(RateLimit::per_second(0, 0));
+    let config =
+        KeyedRateLimiterConfig::default().limit(limit).keys_max(keys_max).overflow(RateLimit::per_second(0, 0));
     KeyedRateLimiter::new(config.known_for(Span::ZERO), Timestamp::EPOCH).unwrap()
 }
 
@@ -115,7 +116,10 @@ fn keys_refill_at_the_pace_of_the_running_clock_after_a_step() {
         let until = secs(START + 34);
         assert_eq!(limiter.peek(&1, 40, secs(START + 30)), KeyedAcquire::Deny { until });
         assert_eq!(limiter.try_acquire(&1, 40, secs(START + 30)), KeyedAcquire::Deny { until });
-        assert_eq!((limiter.available(&1, secs(START + 33)), limiter.headers(&1, until).reset), (30, Span::from_secs(6)));
+        assert_eq!(
+            (limiter.available(&1, secs(START + 33)), limiter.headers(&1, until).reset),
+            (30, Span::from_secs(6))
+        );
         assert!(limiter.try_acquire(&1, 40, until).is_allowed());
     }
 }
@@ -197,7 +201,8 @@ fn flood(config: KeyedRateLimiterConfig, calls_per_key: u64) -> [(u64, u64); 2] 
     let mut limiter = KeyedRateLimiter::<u64>::new(config, secs(START)).unwrap();
     let (mut known, mut newcomers) = ((0, 0), (0, 0));
     let mut made_up = 1_000_000;
-    let call = |limiter: &mut KeyedRateLimiter<u64>, key, now| u64::from(limiter.try_acquire(&key, 1, now).is_allowed());
+    let call =
+        |limiter: &mut KeyedRateLimiter<u64>, key, now| u64::from(limiter.try_acquire(&key, 1, now).is_allowed());
     for second in 0..700 {
         // Each of the known calls every 7 s, so that its bucket is full again in between.
         for key in (0..100).filter(|key| (second + key) % 7 == 0) {
