@@ -25,6 +25,7 @@ use crate::words::In;
 pub(crate) struct PySteps(Mutex<Vec<Item>>);
 
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are single steps")]
 enum Item {
     Leaf(Leaf<'static>),
     All(Vec<Leaf<'static>>),

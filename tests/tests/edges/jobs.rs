@@ -118,7 +118,7 @@ proptest! {
 
     #[test]
     fn tokens_are_there_exactly_when_they_were_promised(
-        amount in 1..2_000_u32, per in 1..4_000_000_000_u64, burst in 1..12_u32, cost in 1..12_u32,
+        amount in 1..2_000_u64, per in 1..4_000_000_000_u64, burst in 1..12_u64, cost in 1..12_u64,
     ) {
         let cost = cost.min(burst);
         let rate = RateLimit::new(amount, Span::from_nanos(per), burst).unwrap();
