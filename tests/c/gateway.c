@@ -510,6 +510,20 @@ static void the_last_error_is_told_whole_and_stays(void) {
     OK(gateway_last_error_json(text, sizeof text, NULL));
     TEXT(text, "{\"number\":202,\"name\":\"too_long\",\"field\":\"customer\",\"message\":\"customer is 129 long, at most "
                "128 is allowed\"}");
+    gateway_full full;
+    STATUS(gateway_last_error_limit(&full), GATEWAY_NONE);
+    gateway_customer_policy policy = GATEWAY_CUSTOMER_POLICY_INIT;
+    policy.queued_max = 1;
+    OK(gateway_put_customer(gw, START, "zoo", &policy));
+    OK(gateway_submit(gw, START, id_of(7), "zoo", "image/flux/dev/t2i", NULL, NULL));
+    STATUS(gateway_submit(gw, START, id_of(8), "zoo", "image/flux/dev/t2i", NULL, NULL), GATEWAY_FULL);
+    OK(gateway_last_error_limit(&full));
+    NUMBER(full.scope, GATEWAY_SCOPE_CUSTOMER);
+    NUMBER(full.measured, 1);
+    NUMBER(full.max, 1);
+    NUMBER(full.retry_at, GATEWAY_FOREVER);
+    OK(gateway_last_error_field(text, sizeof text, NULL));
+    TEXT(text, "queued");
     STATUS(gateway_submit(gw, START, id_of(2), "a\xff", "image/flux/dev/t2i", NULL, NULL), GATEWAY_NOT_UTF8);
     OK(gateway_last_error_message(text, sizeof text, NULL));
     TEXT(text, "customer is not UTF-8 at byte 1");

@@ -55,7 +55,7 @@ static void each_field_is_read(void) {
     config.customers_max = 60, config.routes_max = 61, config.families_max = 62, config.backends_max = 63;
     config.events_max = 64, config.due_max = 65, config.late_usage_for = 66, config.late_usage_max = 67;
     config.billing_released = GATEWAY_PAYER_CUSTOMER, config.billing_excess = GATEWAY_EXCESS_REFUSE;
-    config.unmeasured_devices = 0, config.settlements = 0;
+    config.unmeasured_devices = 0, config.settlements = 0, config.steps_max = 68;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -71,7 +71,7 @@ static void each_field_is_read(void) {
          "\"released\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
          "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
          "\"retained_max\":59,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
-         "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65}");
+         "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65,\"steps_max\":66}");
     OK(gateway_free(gw));
 }
 

@@ -211,6 +211,15 @@ static void parts_stand_alone() {
     lg::keyed_limiter keyed({1, 1s, 3}, 10, 7, start);
     CHECK(bool(keyed.try_acquire("acme", 3, start)) && !keyed.try_acquire("acme", 1, start));
     CHECK(keyed.remove("acme") && !keyed.remove("acme"));
+    lg::keyed_limiter tiny({1, 1s, 3}, 1, 7, start);
+    CHECK(!tiny.try_acquire("acme", 3, start).shared && tiny.try_acquire("zoo", 3, start).shared);
+    lg::limiter founding(lg::rate{}, start);
+    CHECK(bool(founding.try_acquire(1000, start)) && !founding.try_acquire(1, start));
+    lg::window window({6, 60s}, start);
+    CHECK(bool(window.try_acquire(6, start)));
+    CHECK(*window.try_acquire(1, start).until == start + 60s && *window.next_deadline() == start + 60s);
+    window.refund(1, start);
+    NUMBER(window.headers(start).remaining, 1);
     lg::breaker breaker(GATEWAY_BREAKER_CONFIG_INIT, start);
     for (int i = 0; i < 5; i++) CHECK(breaker.failure(*breaker.admit(start), start));
     CHECK(!breaker.admit(start).has_value());

@@ -98,6 +98,7 @@ from .errors import (
     TableFullError,
     TooLateError,
     TooLongError,
+    TooManyStepsError,
     TransactionError,
     TruncatedError,
     UnknownBackendError,
@@ -109,7 +110,7 @@ from .errors import (
     UsageExceedsElapsedError,
 )
 from .gateway import Gateway, Settlements
-from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter
+from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter, WindowLimiter
 from .transaction import Group, Step, Transaction
 from .values import (
     Advance,
@@ -264,6 +265,7 @@ __all__ = [
     "Timeouts",
     "TooLateError",
     "TooLongError",
+    "TooManyStepsError",
     "Transaction",
     "TransactionError",
     "TruncatedError",
@@ -278,6 +280,7 @@ __all__ = [
     "WaitReason",
     "WatchEvent",
     "WatchKind",
+    "WindowLimiter",
     "__version__",
     "error_codes",
     "instant",

@@ -45,7 +45,7 @@ __all__ = [
     "Admit", "Answer", "Backend", "BackendView", "Backoff", "BillingCollector", "BillingPolicy", "BreakerConfig",
     "CircuitBreaker", "CustomerPolicy", "Failure", "FairQueue", "Gateway", "Histogram", "JobId", "JobStore",
     "KeyedRateLimiter", "Lease", "PriceBook", "RateLimit", "RateLimiter", "Route", "Settled", "Settlement", "Steps", "Submit",
-    "Ticket", "Timeouts", "Usage", "Watch", "_forked", "_nothing", "error_codes",
+    "Ticket", "Timeouts", "Usage", "Watch", "WindowLimiter", "_forked", "_nothing", "error_codes",
 ]
 
 __version__: str
@@ -321,7 +321,7 @@ class BreakerConfig:
 @final
 class Answer:
     @property
-    def kind(self) -> Literal["allow", "deny", "never", "full"]: ...
+    def kind(self) -> Literal["allow", "deny", "never", "full", "shared"]: ...
     @property
     def remaining(self) -> int: ...
     @property
@@ -353,7 +353,8 @@ class RateLimiter:
 class KeyedRateLimiter:
     def __new__(
         cls, limit: RateLimit | None = None, *, per_second: int | None = None, amount: int | None = None,
-        per: Seconds | None = None, burst: int | None = None, keys_max: int = 100000, seed: int | None = None,
+        per: Seconds | None = None, burst: int | None = None, keys_max: int = 100000,
+        overflow: RateLimit | None = None, known_for: Seconds = 600, seed: int | None = None,
         now_ns: Moment | None = None
     ) -> Self: ...
     def try_acquire(self, key: str, cost: int = 1, *, now_ns: Moment | None = None) -> Answer: ...
@@ -368,6 +369,22 @@ class KeyedRateLimiter:
     def __bool__(self) -> bool: ...
     @property
     def limit(self) -> RateLimit: ...
+
+@disjoint_base
+class WindowLimiter:
+    def __new__(cls, amount: int, per: Seconds, *, now_ns: Moment | None = None) -> Self: ...
+    def try_acquire(self, cost: int = 1, *, now_ns: Moment | None = None) -> Answer: ...
+    def peek(self, cost: int = 1, *, now_ns: Moment | None = None) -> Answer: ...
+    def refund(self, cost: int = 1, *, now_ns: Moment | None = None) -> None: ...
+    def available(self, *, now_ns: Moment | None = None) -> int: ...
+    def headers(self, *, now_ns: Moment | None = None) -> RateHeaders: ...
+    def set_limit(self, amount: int, per: Seconds, *, now_ns: Moment | None = None) -> None: ...
+    @property
+    def amount(self) -> int: ...
+    @property
+    def per_ns(self) -> int: ...
+    @property
+    def next_deadline_ns(self) -> int | None: ...
 
 @final
 class Admit:
@@ -702,7 +719,7 @@ class Gateway:
         retain_for: Seconds = 3600, retained_max: int = 100000, customers_max: int = 1000000,
         customer_idle: Seconds = 600, routes_max: int = 10000, families_max: int = 1000, backends_max: int = 10000,
         events_max: int = 16384, settle_within: Seconds = 60, clock_jump_max: Seconds = 3600, due_max: int = 1024,
-        config: str | None = None, snapshot: bytes | None = None, clock: Callable[[], Moment] | None = None,
+        steps_max: int = 64, config: str | None = None, snapshot: bytes | None = None, clock: Callable[[], Moment] | None = None,
         now_ns: Moment | None = None
     ) -> Self: ...
     @property

@@ -49,14 +49,14 @@ impl PyGateway {
                         retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000, customers_max=1_000_000,
                         customer_idle=Seconds(Span::from_secs(600)), routes_max=10_000, families_max=1_000,
                         backends_max=10_000, events_max=16_384, settle_within=Seconds(Span::from_secs(60)),
-                        clock_jump_max=Seconds(Span::from_secs(3_600)), due_max=1_024, config=None, snapshot=None,
+                        clock_jump_max=Seconds(Span::from_secs(3_600)), due_max=1_024, steps_max=64, config=None, snapshot=None,
                         clock=None, now_ns=None),
         text_signature = "(*, backends=None, customers=None, prices=None, seed=None, ordering='fair', \
                         age_after=None, customer=None, estimate=1, lease_for=300, timeouts=None, backoff=None, \
                         losses_max=5, breaker=None, billing=None, jobs_max=2000000, payload_len_max=10485760, \
                         output_len_max=1048576, retain_for=3600, retained_max=100000, customers_max=1000000, \
                         customer_idle=600, routes_max=10000, families_max=1000, backends_max=10000, \
-                        events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, config=None, \
+                        events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, steps_max=64, config=None, \
                         snapshot=None, clock=None, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
@@ -89,6 +89,7 @@ impl PyGateway {
         settle_within: Seconds,
         clock_jump_max: Seconds,
         due_max: u32,
+        steps_max: u32,
         config: Option<&str>,
         snapshot: Option<&[u8]>,
         clock: Option<Py<PyAny>>,
@@ -125,7 +126,8 @@ impl PyGateway {
                 .events_max(events_max)
                 .settle_within(settle_within.0)
                 .clock_jump_max(clock_jump_max.0)
-                .due_max(due_max),
+                .due_max(due_max)
+                .steps_max(steps_max),
         };
         let mut gateway = Gateway::new(config, now).or_raise(py)?;
         for backend in backends.map(|all| all.try_iter()).transpose()?.into_iter().flatten() {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::outbox::{Batch, Outbox, OutboxConfig};
 use super::prices::{Money, Price, PriceBook};
 use super::usage::{Capped, Excess, Usage, allowed};
-use crate::error::{BillingError, Full, InputError, OutboxError};
+use crate::error::{BillingError, Full, InputError, OutboxError, Scope};
 use crate::time::{Clock, GpuNanos, Span, Timestamp};
 
 #[cfg(test)]
@@ -177,10 +177,13 @@ impl BillingCollector {
             return Err(BillingError::AlreadyStarted);
         }
         if self.calls.len() >= self.config.starts_max as usize {
-            return Err(Full { what: "starts", max: u64::from(self.config.starts_max) }.into());
+            let full = Full::new("starts", Scope::Part, self.calls.len() as u64, self.config.starts_max.into());
+            return Err(full.retry_at(self.first_sweep()).into());
         }
         if !self.outbox.has_room(self.calls.len() + 1) {
-            return Err(Full { what: "outbox", max: u64::from(self.config.outbox.outbox_max) }.into());
+            // Open calls have a place in it already: each ends in a record.
+            let taken = self.outbox.len() + self.calls.len();
+            return Err(Full::new("outbox", Scope::Part, taken as u64, self.config.outbox.outbox_max.into()).into());
         }
         self.observe(now);
         let number = self.next_start;

@@ -62,7 +62,7 @@ pub(crate) struct Job {
     pub(crate) payload: Vec<u8>,
     pub(crate) priority: u8,
     pub(crate) estimate: u64,
-    pub(crate) tokens: u32,
+    pub(crate) tokens: u64,
     pub(crate) affinity: Option<String>,
     /// Key, and what has to be the same under it.
     pub(crate) key: Option<(String, Fingerprint)>,

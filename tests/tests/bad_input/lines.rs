@@ -48,7 +48,7 @@ impl Lines {
         };
         let mut customer = CustomerPolicy::default().queued_max(some(chance, 30)).running_max(some(chance, 8));
         if chance.one_in(2) {
-            customer = customer.rate(RateLimit::per_second(some(chance, 50), some(chance, 20)));
+            customer = customer.rate(RateLimit::per_second(some(chance, 50).into(), some(chance, 20).into()));
         }
         let (queue, total) = (span(chance), span(chance));
         let timeouts = Timeouts {

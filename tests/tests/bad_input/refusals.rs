@@ -237,8 +237,8 @@ fn a_policy_that_cannot_be_is_refused() {
     ]);
     for (rate, field) in [
         (RateLimit::new(1, Span::ZERO, 1), "per"),
-        (RateLimit::new(1, Span::MAX, 2), "burst"),
-        (RateLimit::new(3, Span::from_nanos(1 << 62), 5), "burst"),
+        (RateLimit::new(u64::MAX - 2, Span::MAX, u64::MAX), "burst"),
+        (RateLimit::new(u64::MAX, Span::from_nanos(u64::MAX - 2), 1 << 40), "burst"),
     ] {
         assert_eq!(rate.unwrap_err().field(), Some(field));
     }

@@ -181,12 +181,15 @@ fn no_end_is_refused_for_a_full_outbox() {
     for id in ["a", "b", "c"] {
         billing.start(call(id), at(0)).unwrap();
     }
-    assert_eq!(billing.start(call("d"), at(0)), Err(Full { what: "starts", max: 3 }.into()));
+    assert_eq!(
+        billing.start(call("d"), at(0)),
+        Err(Full::new("starts", Scope::Part, 3, 3).retry_at(billing.next_deadline()).into())
+    );
     billing.end("a", &gpu(0), at(1)).unwrap();
     billing.end("b", &gpu(0), at(1)).unwrap();
     billing.start(call("d"), at(1)).unwrap();
     // Two records and two open calls fill an outbox of four.
-    assert_eq!(billing.start(call("e"), at(1)), Err(Full { what: "outbox", max: 4 }.into()));
+    assert_eq!(billing.start(call("e"), at(1)), Err(Full::new("outbox", Scope::Part, 4, 4).into()));
     billing.end("c", &gpu(0), at(1)).unwrap();
     billing.end("d", &gpu(0), at(1)).unwrap();
     let batch = billing.take(9, at(1)).unwrap();
