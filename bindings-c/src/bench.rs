@@ -21,7 +21,7 @@ pub struct Machine {
 impl Limiter {
     /// A limiter that always has tokens.
     pub fn new() -> Self {
-        let rate = gateway_rate { per: 1, amount: 1, burst: u32::MAX };
+        let rate = gateway_rate { per: 1, amount: 1, burst: u32::MAX.into() };
         let mut limiter = null_mut();
         // SAFETY: both pointers are to locals of the right type.
         let status = unsafe { gateway_limiter_new(&raw const rate, 0, &raw mut limiter) };
@@ -33,7 +33,7 @@ impl Limiter {
     pub fn try_acquire(&mut self, now: u64) -> bool {
         let call = black_box(
             gateway_limiter_try_acquire
-                as unsafe extern "C" fn(*mut gateway_limiter, u32, u64, *mut gateway_acquired) -> gateway_status,
+                as unsafe extern "C" fn(*mut gateway_limiter, u64, u64, *mut gateway_acquired) -> gateway_status,
         );
         // SAFETY: the handle lives as long as this does, and the answer is not asked for.
         unsafe { call(self.0, 1, now, null_mut()) == GATEWAY_OK }

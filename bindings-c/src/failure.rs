@@ -11,6 +11,7 @@ use libgateway::error::{
 };
 
 use crate::guard::guard;
+use crate::input::{Out, instant_or_forever};
 use crate::output::copy_text;
 use crate::status::*;
 
@@ -30,8 +31,13 @@ impl Failure {
     pub(crate) fn edge(status: gateway_status, field: Option<&str>, message: impl Into<String>) -> Self {
         let name = EDGE.iter().find(|(own, _)| *own == status).map_or("unknown", |(_, name)| name);
         let number = u16::try_from(status.unsigned_abs()).unwrap_or(u16::MAX);
-        let reply =
-            ErrorReply { number, name: name.to_owned(), field: field.map(str::to_owned), message: message.into() };
+        let reply = ErrorReply {
+            number,
+            name: name.to_owned(),
+            field: field.map(str::to_owned),
+            message: message.into(),
+            limit: None,
+        };
         Self { status, reply }
     }
 
@@ -181,6 +187,57 @@ pub unsafe extern "C" fn gateway_last_error_name(buf: *mut c_char, cap: usize, n
 pub unsafe extern "C" fn gateway_last_error_field(buf: *mut c_char, cap: usize, needed: *mut usize) -> gateway_status {
     // SAFETY: the caller's promise.
     unsafe { tell(|reply| reply.field.clone().unwrap_or_default(), buf, cap, needed) }
+}
+
+/// What a limit of the library says of itself that is reached: see `gateway_last_error_limit`.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_full {
+    /// What is in the table. Of `jobs` of a gateway: jobs that have not ended, and settlements that are not confirmed.
+    pub measured: u64,
+    /// The most that may be.
+    pub max: u64,
+    /// The first instant at which there will be room by itself; `GATEWAY_FOREVER` where that is not known. There may be
+    /// earlier: a job ends, or a batch of settlements is confirmed.
+    pub retry_at: u64,
+    /// Whose limit it is: `GATEWAY_SCOPE_CUSTOMER`, `GATEWAY_SCOPE_GATEWAY` or `GATEWAY_SCOPE_PART`.
+    pub scope: u32,
+    /// 0.
+    pub reserved: u32,
+}
+
+/// The limit is one of the customer: others may go on.
+pub const GATEWAY_SCOPE_CUSTOMER: u32 = 0;
+/// The limit is one of the whole gateway.
+pub const GATEWAY_SCOPE_GATEWAY: u32 = 1;
+/// The limit is one of a part that stands alone.
+pub const GATEWAY_SCOPE_PART: u32 = 2;
+
+/// The limit that the last error of this thread is about, where it is `GATEWAY_FULL`; `gateway_last_error_field` is its
+/// name.
+///
+/// `GATEWAY_NONE`: the last error is another, or there was none. Errors: `GATEWAY_BAD_POINTER`. May be called from any
+/// thread; each thread has its own last error.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_last_error_limit(full: *mut gateway_full) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let full = unsafe { Out::required(full, "full") }?;
+        let Some(limit) =
+            LAST.with_borrow(|last| last.as_ref().and_then(|failure| failure.reply.limit.as_deref().cloned()))
+        else {
+            return Ok(GATEWAY_NONE);
+        };
+        let scope = match limit.scope.as_str() {
+            "customer" => GATEWAY_SCOPE_CUSTOMER,
+            "gateway" => GATEWAY_SCOPE_GATEWAY,
+            _ => GATEWAY_SCOPE_PART,
+        };
+        let retry_at = instant_or_forever(limit.retry_at);
+        full.set(gateway_full { measured: limit.measured, max: limit.max, retry_at, scope, reserved: 0 });
+        Ok(GATEWAY_OK)
+    })
 }
 
 /// The whole last error of this thread as JSON, as it stands in replies to commands:

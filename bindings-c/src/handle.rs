@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libgateway::{
     Backoff, BillingCollector, CircuitBreaker, FairQueue, Histogram, JobStore, KeyedRateLimiter, Lease, RateLimiter,
-    Slices, TakenSettlements, Watch,
+    Slices, TakenSettlements, Watch, WindowLimiter,
 };
 
 use crate::failure::Failure;
@@ -68,6 +68,7 @@ kinds! {
     gateway_bytes, "bytes": Bytes(Vec<u8>);
     gateway_limiter, "limiter": Limiter(RateLimiter);
     gateway_keyed_limiter, "keyed limiter": Keyed(KeyedRateLimiter<Vec<u8>>);
+    gateway_window, "window": Window(WindowLimiter);
     gateway_breaker, "breaker": Breaker(CircuitBreaker);
     gateway_queue, "queue": Queue(FairQueue<u64>);
     gateway_store, "store": Store(JobStore);
@@ -139,6 +140,14 @@ pub struct gateway_limiter {
 /// May be used from any number of threads at once; calls take turns.
 #[allow(non_camel_case_types)]
 pub struct gateway_keyed_limiter {
+    _opaque: [u8; 0],
+}
+
+/// A strict limit: at most so many tokens in any window of time.
+///
+/// May be used from any number of threads at once; calls take turns.
+#[allow(non_camel_case_types)]
+pub struct gateway_window {
     _opaque: [u8; 0],
 }
 

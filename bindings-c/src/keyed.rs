@@ -9,7 +9,7 @@ use crate::guard::guard;
 use crate::handle::{create, free, gateway_keyed_limiter, with};
 use crate::input::{Options, Out, at, bytes, given, options};
 use crate::limiter::{gateway_acquired, gateway_rate, gateway_rate_headers};
-use crate::machine::GATEWAY_SECOND;
+use crate::machine::{GATEWAY_MINUTE, GATEWAY_SECOND};
 use crate::status::*;
 
 /// The settings of a keyed limiter. Begin with `GATEWAY_KEYED_LIMITER_CONFIG_INIT`: 100 a second, 1 000 kept, for up to
@@ -25,9 +25,19 @@ pub struct gateway_keyed_limiter_config {
     /// The time in which `amount` tokens flow in, in nanoseconds. Default 1 s.
     pub per: u64,
     /// Tokens that flow in per `per`. Default 100.
-    pub amount: u32,
+    pub amount: u64,
     /// Tokens of a full bucket. Default 1 000.
-    pub burst: u32,
+    pub burst: u64,
+    /// The time in which `overflow_amount` tokens flow into the bucket that new keys share while there is no room to
+    /// remember them. 0, the default: its rate is that of a hundredth of `keys_max` keys.
+    pub overflow_per: u64,
+    /// Tokens that flow into it per `overflow_per`.
+    pub overflow_amount: u64,
+    /// Its burst; 0 refuses new keys while there is no room.
+    pub overflow_burst: u64,
+    /// A key that has called again stays remembered for so long after its last call, at least, though its bucket be full.
+    /// Default 10 minutes. Up to half of `keys_max` stay so.
+    pub known_for: u64,
     /// The most keys that are remembered at once, at least 1. Only keys whose bucket is not full need to be.
     /// Default 100 000.
     pub keys_max: u32,
@@ -43,6 +53,10 @@ unsafe impl Options for gateway_keyed_limiter_config {
         per: GATEWAY_SECOND,
         amount: 100,
         burst: 1_000,
+        overflow_per: 0,
+        overflow_amount: 0,
+        overflow_burst: 0,
+        known_for: 10 * GATEWAY_MINUTE,
         keys_max: 100_000,
         reserved: 0,
     };
@@ -50,13 +64,14 @@ unsafe impl Options for gateway_keyed_limiter_config {
 
 #[inline]
 fn tell(answer: KeyedAcquire, out: Out<gateway_acquired>) -> gateway_status {
-    let (status, until, remaining) = match answer {
-        KeyedAcquire::Allow { remaining } => (GATEWAY_OK, 0, u64::from(remaining)),
-        KeyedAcquire::Deny { until } => (GATEWAY_DENIED, until.as_nanos(), 0),
-        KeyedAcquire::Never => (GATEWAY_NEVER, u64::MAX, 0),
-        KeyedAcquire::Full { until } => (GATEWAY_NO_ROOM, until.as_nanos(), 0),
+    let (status, until, remaining, shared) = match answer {
+        KeyedAcquire::Allow { remaining } => (GATEWAY_OK, 0, remaining, 0),
+        KeyedAcquire::Shared { remaining } => (GATEWAY_OK, 0, remaining, 1),
+        KeyedAcquire::Deny { until } => (GATEWAY_DENIED, until.as_nanos(), 0, 0),
+        KeyedAcquire::Never => (GATEWAY_NEVER, u64::MAX, 0, 0),
+        KeyedAcquire::Full { until } => (GATEWAY_NO_ROOM, until.as_nanos(), 0, 0),
     };
-    out.set(gateway_acquired { until, remaining });
+    out.set(gateway_acquired { until, remaining, shared, reserved: 0 });
     status
 }
 
@@ -75,7 +90,12 @@ pub unsafe extern "C" fn gateway_keyed_limiter_new(
         let (own, limiter) = unsafe { (options(config, "config")?, Out::required(limiter, "limiter")?) };
         crate::machine::reserved(own.reserved)?;
         let limit = RateLimit::new(own.amount, Span::from_nanos(own.per), own.burst)?;
-        let config = KeyedRateLimiterConfig::default().limit(limit).keys_max(own.keys_max).seed(own.seed);
+        let mut config = KeyedRateLimiterConfig::default().limit(limit).keys_max(own.keys_max).seed(own.seed);
+        config = config.known_for(Span::from_nanos(own.known_for));
+        if own.overflow_per > 0 {
+            let per = Span::from_nanos(own.overflow_per);
+            config = config.overflow(RateLimit::new(own.overflow_amount, per, own.overflow_burst)?);
+        }
         create(KeyedRateLimiter::new(config, at(now))?, limiter)?;
         Ok(GATEWAY_OK)
     })
@@ -92,15 +112,16 @@ pub unsafe extern "C" fn gateway_keyed_limiter_free(limiter: *mut gateway_keyed_
 /// Takes `cost` tokens of a key, or says when. A key is any bytes; how long it may be is for the caller to check. A cost
 /// of 0 is always allowed and remembers no key. `acquired` may be NULL.
 ///
-/// `GATEWAY_DENIED`: not yet. `GATEWAY_NEVER`: not ever. `GATEWAY_NO_ROOM`: not yet, the key is new and there is no room
-/// to remember it. Nothing was taken then. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`.
+/// Where the key is new and there is no room to remember it, the tokens come from a bucket that such keys share, and
+/// `acquired->shared` is 1. `GATEWAY_DENIED`: not yet. `GATEWAY_NEVER`: not ever. `GATEWAY_NO_ROOM`: not yet, there is neither
+/// room nor are there shared tokens. Nothing was taken then. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`.
 /// May be called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_keyed_limiter_try_acquire(
     limiter: *mut gateway_keyed_limiter,
     key: *const c_void,
     key_len: usize,
-    cost: u32,
+    cost: u64,
     now: u64,
     acquired: *mut gateway_acquired,
 ) -> gateway_status {
@@ -119,7 +140,7 @@ pub unsafe extern "C" fn gateway_keyed_limiter_peek(
     limiter: *const gateway_keyed_limiter,
     key: *const c_void,
     key_len: usize,
-    cost: u32,
+    cost: u64,
     now: u64,
     acquired: *mut gateway_acquired,
 ) -> gateway_status {
@@ -130,7 +151,7 @@ pub unsafe extern "C" fn gateway_keyed_limiter_peek(
     })
 }
 
-/// Gives `cost` tokens of a key back, up to the burst.
+/// Gives `cost` tokens of a key back, up to the burst. Nothing goes back to the bucket that new keys share.
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
 #[unsafe(no_mangle)]
@@ -138,7 +159,7 @@ pub unsafe extern "C" fn gateway_keyed_limiter_refund(
     limiter: *mut gateway_keyed_limiter,
     key: *const c_void,
     key_len: usize,
-    cost: u32,
+    cost: u64,
 ) -> gateway_status {
     guard(|| {
         // SAFETY: the caller's promise.
@@ -206,7 +227,7 @@ pub unsafe extern "C" fn gateway_keyed_limiter_remove(
     })
 }
 
-/// Forgets up to `at_most` keys that are full again at `now`, to give room early. `*count`, which may be NULL, is how
+/// Forgets up to `at_most` keys that may be forgotten at `now`, to give room early. `*count`, which may be NULL, is how
 /// many. Nobody needs to call it: room is made when it is needed.
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.

@@ -29,6 +29,8 @@ mod limiter;
 
 mod keyed;
 
+mod window;
+
 mod breaker;
 
 mod queue;
@@ -67,3 +69,4 @@ pub use queue::*;
 pub use status::*;
 pub use store::*;
 pub use version::*;
+pub use window::*;

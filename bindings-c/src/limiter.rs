@@ -8,8 +8,9 @@ use crate::handle::{create, free, gateway_limiter, with};
 use crate::input::{Out, at, given};
 use crate::status::*;
 
-/// The rule of a bucket: `amount` tokens flow in per `per` nanoseconds, evenly, and at most `burst` are kept. An `amount`
-/// of 0 never refills.
+/// The rule of a bucket: `amount` tokens flow in per `per` nanoseconds, evenly, and at most `burst` are kept, whatever the
+/// numbers: `{30 * 24 * GATEWAY_HOUR, 9973, 9973}` is exact. An `amount` of 0 never refills. Begin with `GATEWAY_RATE_INIT`
+/// for 100 a second, 1 000 kept.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -17,9 +18,9 @@ pub struct gateway_rate {
     /// The time in which `amount` tokens flow in, in nanoseconds; not 0. `GATEWAY_SECOND` for a rate per second.
     pub per: u64,
     /// Tokens that flow in per `per`.
-    pub amount: u32,
+    pub amount: u64,
     /// Tokens of a full bucket.
-    pub burst: u32,
+    pub burst: u64,
 }
 
 /// What a limiter says to a call.
@@ -32,6 +33,10 @@ pub struct gateway_acquired {
     pub until: u64,
     /// Whole tokens left, where tokens were taken; else 0.
     pub remaining: u64,
+    /// 1 where a keyed limiter had no room for a new key and took the tokens of the bucket that such keys share; else 0.
+    pub shared: u32,
+    /// 0.
+    pub reserved: u32,
 }
 
 /// What the headers `X-RateLimit-Limit`, `-Remaining` and `-Reset` say.
@@ -42,9 +47,9 @@ pub struct gateway_rate_headers {
     /// Time until the bucket is full again, in nanoseconds; `GATEWAY_FOREVER` if it never will be.
     pub reset: u64,
     /// Tokens of a full bucket.
-    pub limit: u32,
+    pub limit: u64,
     /// Whole tokens left.
-    pub remaining: u32,
+    pub remaining: u64,
 }
 
 impl gateway_rate {
@@ -60,17 +65,18 @@ impl From<RateHeaders> for gateway_rate_headers {
 }
 
 #[inline]
-fn tell(answer: Acquire, out: Out<gateway_acquired>) -> gateway_status {
+pub(crate) fn tell(answer: Acquire, out: Out<gateway_acquired>) -> gateway_status {
     let (status, until, remaining) = match answer {
-        Acquire::Allow { remaining } => (GATEWAY_OK, 0, u64::from(remaining)),
+        Acquire::Allow { remaining } => (GATEWAY_OK, 0, remaining),
         Acquire::Deny { until } => (GATEWAY_DENIED, until.as_nanos(), 0),
         Acquire::Never => (GATEWAY_NEVER, u64::MAX, 0),
     };
-    out.set(gateway_acquired { until, remaining });
+    out.set(gateway_acquired { until, remaining, shared: 0, reserved: 0 });
     status
 }
 
-/// Makes a limiter with a full bucket. Free it by `gateway_limiter_free`.
+/// Makes a limiter with a full bucket. Any `now` may be given to it, then and later: no wrong reading of the clock, ahead or
+/// back, stops the refill, and going back and forth makes no tokens. Free it by `gateway_limiter_free`.
 ///
 ///     gateway_rate rate = {GATEWAY_SECOND, 100, 1000};
 ///     gateway_limiter *limiter = NULL;
@@ -78,7 +84,7 @@ fn tell(answer: Acquire, out: Out<gateway_acquired>) -> gateway_status {
 ///     if (gateway_limiter_try_acquire(limiter, 1, now, NULL) != GATEWAY_OK) return 429;
 ///
 /// Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_OUT_OF_RANGE` for a `per` of 0; `GATEWAY_OVERFLOW` for a burst that cannot be
-/// counted exactly. May be called from any thread.
+/// counted exactly in 128 bits, which needs an amount or a period of 2^63 or more. May be called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_limiter_new(
     rate: *const gateway_rate,
@@ -108,7 +114,7 @@ pub unsafe extern "C" fn gateway_limiter_free(limiter: *mut gateway_limiter) -> 
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_limiter_try_acquire(
     limiter: *mut gateway_limiter,
-    cost: u32,
+    cost: u64,
     now: u64,
     acquired: *mut gateway_acquired,
 ) -> gateway_status {
@@ -125,7 +131,7 @@ pub unsafe extern "C" fn gateway_limiter_try_acquire(
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_limiter_peek(
     limiter: *const gateway_limiter,
-    cost: u32,
+    cost: u64,
     now: u64,
     acquired: *mut gateway_acquired,
 ) -> gateway_status {
@@ -140,7 +146,7 @@ pub unsafe extern "C" fn gateway_limiter_peek(
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn gateway_limiter_refund(limiter: *mut gateway_limiter, cost: u32) -> gateway_status {
+pub unsafe extern "C" fn gateway_limiter_refund(limiter: *mut gateway_limiter, cost: u64) -> gateway_status {
     guard(|| {
         with(limiter, |limiter| {
             limiter.refund(cost);

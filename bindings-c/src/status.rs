@@ -131,6 +131,8 @@ pub const GATEWAY_OUT_OF_SEQUENCE: i32 = -1303;
 pub const GATEWAY_NOT_NOW: i32 = -1401;
 /// There is no step in the transaction.
 pub const GATEWAY_NO_STEP: i32 = -1402;
+/// The transaction has more steps than the gateway's `steps_max`.
+pub const GATEWAY_TOO_MANY_STEPS: i32 = -1403;
 /// A call on this handle panicked before: its state is not to be trusted. Free it, and restore from a snapshot or log.
 pub const GATEWAY_POISONED: i32 = -1501;
 

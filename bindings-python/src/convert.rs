@@ -19,6 +19,10 @@ pub(crate) struct Moment(pub(crate) Timestamp);
 #[derive(Clone, Copy)]
 pub(crate) struct Seconds(pub(crate) Span);
 
+/// The period of a limit, as [`Seconds`]; one that does not fit is refused by its name.
+#[derive(Clone, Copy)]
+pub(crate) struct Period(pub(crate) Span);
+
 /// GPU time: a `timedelta`, or a number of seconds (`Decimal` is exact).
 #[derive(Clone, Copy)]
 pub(crate) struct GpuSeconds(pub(crate) GpuNanos);
@@ -64,6 +68,20 @@ impl<'py> FromPyObject<'_, 'py> for Seconds {
 
     fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
         nanos(value, "span").map(|nanos| Self(Span::from_nanos(nanos)))
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for Period {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match nanos(value, "per") {
+            Ok(nanos) => Ok(Self(Span::from_nanos(nanos))),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+                Err(InputError::Overflow { field: "per" }.raise(value.py()))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

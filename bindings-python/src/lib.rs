@@ -42,7 +42,7 @@ mod _native {
     #[pymodule_export]
     use crate::ids::PyJobId;
     #[pymodule_export]
-    use crate::limiter::{PyAnswer, PyKeyedRateLimiter, PyRateLimiter};
+    use crate::limiter::{PyAnswer, PyKeyedRateLimiter, PyRateLimiter, PyWindowLimiter};
     #[pymodule_export]
     use crate::nothing;
     #[pymodule_export]

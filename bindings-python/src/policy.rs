@@ -10,18 +10,23 @@ use libgateway::{
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::convert::{GpuSeconds, Moment, Seconds, decimal, or_now, price_of};
+use crate::convert::{GpuSeconds, Moment, Period, Seconds, decimal, or_now, price_of};
 use crate::errors::{OrRaise, Raise};
 use crate::spec::{quoted, value};
 use crate::words::In;
 
-/// A rule of tokens: ``amount`` flow in per ``per``, evenly to the nanosecond, and at most ``burst`` are kept.
+/// A rule of tokens: ``amount`` flow in per ``per``, evenly to the nanosecond, and at most ``burst`` are kept. Without
+/// numbers it is 100 a second, 1000 kept.
 ///
 /// >>> from libgateway import RateLimit
 /// >>> RateLimit(amount=90, per=60, burst=10).per_ns
 /// 60000000000
 /// >>> RateLimit(per_second=100, burst=1000)
 /// RateLimit(per_second=100, burst=1000)
+/// >>> RateLimit() == RateLimit(per_second=100, burst=1000)
+/// True
+/// >>> RateLimit(amount=9973, per=30 * 86400).burst
+/// 9973
 #[pyclass(module = "libgateway", name = "RateLimit", frozen)]
 pub(crate) struct PyRateLimit(pub(crate) RateLimit);
 
@@ -33,17 +38,17 @@ impl PyRateLimit {
     #[pyo3(signature = (*, per_second=None, amount=None, per=None, burst=None))]
     fn new(
         py: Python<'_>,
-        per_second: Option<u32>,
-        amount: Option<u32>,
-        per: Option<Seconds>,
-        burst: Option<u32>,
+        per_second: Option<u64>,
+        amount: Option<u64>,
+        per: Option<Period>,
+        burst: Option<u64>,
     ) -> PyResult<Self> {
         rate_of(py, per_second, amount, per, burst).map(Self)
     }
 
     /// Tokens that flow in per ``per``.
     #[getter]
-    fn amount(&self) -> u32 {
+    fn amount(&self) -> u64 {
         self.0.amount()
     }
 
@@ -55,7 +60,7 @@ impl PyRateLimit {
 
     /// Tokens of a full bucket.
     #[getter]
-    fn burst(&self) -> u32 {
+    fn burst(&self) -> u64 {
         self.0.burst()
     }
 
@@ -71,10 +76,10 @@ impl PyRateLimit {
 /// The rule that a call's arguments tell. Without a burst, as many are kept as flow in at a time.
 pub(crate) fn rate_of(
     py: Python<'_>,
-    per_second: Option<u32>,
-    amount: Option<u32>,
-    per: Option<Seconds>,
-    burst: Option<u32>,
+    per_second: Option<u64>,
+    amount: Option<u64>,
+    per: Option<Period>,
+    burst: Option<u64>,
 ) -> PyResult<RateLimit> {
     let (amount, per) = match (per_second, amount, per) {
         (Some(amount), None, None) => (amount, Span::from_secs(1)),
@@ -91,7 +96,9 @@ pub(crate) fn rate_of(
     RateLimit::new(amount, per, burst.unwrap_or(amount)).or_raise(py)
 }
 
-/// What a customer may do and what it is worth.
+/// What a customer may do and what it is worth. By default that is anything: a gateway without a policy limits nobody.
+///
+/// Give the gateway's ``customer`` a ``rate``, a ``running_max`` and a ``queued_max`` where strangers submit.
 ///
 /// >>> from libgateway import CustomerPolicy, RateLimit
 /// >>> CustomerPolicy(weight=3, rate=RateLimit(per_second=100, burst=1000), running_max=8).weight

@@ -472,7 +472,7 @@ impl PySubmit {
         payload: Option<Body>,
         priority: Option<In<libgateway::Priority>>,
         estimate: Option<GpuSeconds>,
-        tokens: u32,
+        tokens: u64,
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,

@@ -1,9 +1,9 @@
 //! Views of the core as the frozen dataclasses of `libgateway.values`.
 
 use libgateway::{
-    Advance, Batch, BillingReceipt, BillingRecord, BillingTotals, BreakerReason, BreakerStatus, Corrected, Counters,
-    CustomerView, DeviceTime, Event, EventKind, JobFailure, JobView, Outcome, Output, RateHeaders, Span, Stats,
-    StoredJob, Timestamp, Usage, WaitReason, WatchEvent,
+    Advance, Batch, BillingReceipt, BillingRecord, BillingTotals, BreakerReason, BreakerStatus, Corrected, Correction,
+    Counters, CustomerView, DeviceTime, Event, EventKind, JobFailure, JobView, Outcome, Output, RateHeaders, Span,
+    Stats, StoredJob, Timestamp, Usage, WaitReason, WatchEvent,
 };
 use pyo3::BoundObject;
 use pyo3::prelude::*;
@@ -328,6 +328,15 @@ impl ToPy for BillingTotals {
             self.usage_ns,
             self.charge_micros,
         )
+    }
+}
+
+impl ToPy for Correction {
+    fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let (usage, absorbed) = (self.usage_credit.as_nanos(), self.absorbed_credit.as_nanos());
+        let (epoch, lease, at) = (self.corrects_epoch.as_u64(), self.lease.as_u64(), self.at.as_nanos());
+        let charge = self.charge_credit.as_micros();
+        dataclass!(py, "Correction", epoch, self.corrects, lease, at, usage, absorbed, charge)
     }
 }
 

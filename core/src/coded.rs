@@ -2,6 +2,8 @@
 
 use thiserror::Error;
 
+use crate::time::Timestamp;
+
 /// What every error of the library can say of itself.
 pub trait Coded {
     /// The fixed number: hundreds tell the family.
@@ -10,6 +12,10 @@ pub trait Coded {
     fn name(&self) -> &'static str;
     /// The input field the error is about, where there is one.
     fn field(&self) -> Option<&'static str> {
+        None
+    }
+    /// The limit that is reached, where that is the error.
+    fn limit(&self) -> Option<&Full> {
         None
     }
 }
@@ -33,6 +39,12 @@ macro_rules! coded {
             fn field(&self) -> Option<&'static str> {
                 match self {
                     $(Self::$inner(inner) => inner.field(),)+
+                }
+            }
+
+            fn limit(&self) -> Option<&Full> {
+                match self {
+                    $(Self::$inner(inner) => inner.limit(),)+
                 }
             }
         }
@@ -62,6 +74,13 @@ macro_rules! coded {
                     return field(self);
                 )?
                 #[allow(unreachable_code, reason = "families without a field function end here")]
+                None
+            }
+
+            fn limit(&self) -> Option<&Full> {
+                $($(if let Self::$inner(inner) = self {
+                    return inner.limit();
+                })+)?
                 None
             }
         }
@@ -162,12 +181,74 @@ coded!(InputError, INPUT {
 
 /// A bounded table has no room left. 3xx.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{what} is full, its limit is {max}")]
+#[error("{what} is full: {measured} of at most {max}{}{}", scope.words(), if *settlements { ", settlements that are not confirmed count" } else { "" })]
+#[non_exhaustive]
 pub struct Full {
     /// The table, named as its limit in the configuration without `_max`.
     pub what: &'static str,
+    /// Whose limit it is.
+    pub scope: Scope,
+    /// What is in it.
+    pub measured: u64,
     /// The limit.
     pub max: u64,
+    /// The first instant at which there will be room by itself, where that is known. There may be earlier: a job ends, or
+    /// the host confirms a batch.
+    pub retry_at: Option<Timestamp>,
+    /// Whether entries of the outbox that the host has not confirmed are in it, too.
+    pub settlements: bool,
+}
+
+/// Whose a limit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Scope {
+    /// Of one customer: others may go on.
+    Customer,
+    /// Of the whole gateway.
+    Gateway,
+    /// Of a part that stands alone.
+    Part,
+}
+
+impl Full {
+    /// A table of `max` places of which `measured` are taken.
+    pub const fn new(what: &'static str, scope: Scope, measured: u64, max: u64) -> Self {
+        Self { what, scope, measured, max, retry_at: None, settlements: false }
+    }
+
+    /// Sets [`Full::retry_at`].
+    #[must_use]
+    pub const fn retry_at(mut self, at: Option<Timestamp>) -> Self {
+        self.retry_at = at;
+        self
+    }
+
+    /// Sets [`Full::settlements`].
+    #[must_use]
+    pub const fn with_settlements(mut self) -> Self {
+        self.settlements = true;
+        self
+    }
+}
+
+impl Scope {
+    /// Its name: `customer`, `gateway` or `part`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Customer => "customer",
+            Self::Gateway => "gateway",
+            Self::Part => "part",
+        }
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Customer => " for this customer",
+            Self::Gateway => " in this gateway",
+            Self::Part => "",
+        }
+    }
 }
 
 impl Coded for Full {
@@ -181,6 +262,10 @@ impl Coded for Full {
 
     fn field(&self) -> Option<&'static str> {
         Some(self.what)
+    }
+
+    fn limit(&self) -> Option<&Full> {
+        Some(self)
     }
 }
 

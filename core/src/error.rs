@@ -11,7 +11,7 @@ use alloc::string::String;
 
 use thiserror::Error;
 
-pub use crate::coded::{Coded, Full, InputError};
+pub use crate::coded::{Coded, Full, InputError, Scope};
 use crate::coded::{FULL, INPUT, coded};
 use crate::id::JobId;
 use crate::time::Timestamp;
@@ -301,12 +301,21 @@ pub enum TransactionError {
     /// There is no step in it.
     #[error("the transaction has no step")]
     NoStep,
+    /// It has more steps than the gateway's configuration allows.
+    #[error("the transaction has {len} steps, at most {max} are allowed")]
+    TooManySteps {
+        /// Its steps, those within steps counted each.
+        len: u64,
+        /// The limit.
+        max: u32,
+    },
 }
 
 coded!(TransactionError, TRANSACTION {
     NotNow = 1401 "not_now",
     NoStep = 1402 "no_step",
-});
+    TooManySteps = 1403 "too_many_steps",
+} field |error| matches!(error, TransactionError::TooManySteps { .. }).then_some("steps"));
 
 /// An item was not taken into a queue. Nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -465,7 +474,7 @@ const ALL: &[&[(u16, &str)]] =
     &[INPUT, FULL, SUBMIT, LEASE, JOB, FLEET, BILLING, OUTBOX, SNAPSHOT, COMMAND, TRANSACTION, POISONED];
 
 /// An error as data: what a reply carries into other languages and logs.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Deserialize)]
 pub struct ErrorReply {
     /// The fixed number.
     pub number: u16,
@@ -475,6 +484,48 @@ pub struct ErrorReply {
     pub field: Option<String>,
     /// The message for people.
     pub message: String,
+    /// The limit that is reached, where that is the error; JSON leaves it out elsewhere.
+    #[serde(default)]
+    pub limit: Option<Box<LimitReply>>,
+}
+
+/// A limit that is reached, as data.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LimitReply {
+    /// The table, named as its limit in the configuration without `_max`.
+    pub name: String,
+    /// Whose limit it is: `customer`, `gateway` or `part`.
+    pub scope: String,
+    /// What is in it.
+    pub measured: u64,
+    /// The limit.
+    pub max: u64,
+    /// The first instant at which there will be room by itself, where that is known.
+    pub retry_at: Option<Timestamp>,
+}
+
+impl serde::Serialize for ErrorReply {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        use serde::ser::SerializeStruct;
+        // A format without field names must have them all.
+        let told = self.limit.is_some() || !serializer.is_human_readable();
+        let mut fields = serializer.serialize_struct("ErrorReply", 4 + usize::from(told))?;
+        fields.serialize_field("number", &self.number)?;
+        fields.serialize_field("name", &self.name)?;
+        fields.serialize_field("field", &self.field)?;
+        fields.serialize_field("message", &self.message)?;
+        if told {
+            fields.serialize_field("limit", &self.limit)?;
+        }
+        fields.end()
+    }
+}
+
+impl From<&Full> for LimitReply {
+    fn from(full: &Full) -> Self {
+        let (name, scope) = (String::from(full.what), String::from(full.scope.as_str()));
+        Self { name, scope, measured: full.measured, max: full.max, retry_at: full.retry_at }
+    }
 }
 
 impl<E: Coded + core::fmt::Display> From<&E> for ErrorReply {
@@ -485,6 +536,26 @@ impl<E: Coded + core::fmt::Display> From<&E> for ErrorReply {
             name: error.name().to_string(),
             field: error.field().map(ToString::to_string),
             message: error.to_string(),
+            limit: error.limit().map(|full| Box::new(LimitReply::from(full))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    #[test]
+    fn an_error_as_data_comes_back_from_every_format() {
+        let full = Full::new("jobs", Scope::Gateway, 2, 2).retry_at(Some(Timestamp::from_nanos(7)));
+        for reply in [ErrorReply::from(&full), ErrorReply::from(&Poisoned)] {
+            let json = serde_json::to_string(&reply).unwrap();
+            assert_eq!(json.contains("limit"), reply.limit.is_some());
+            assert_eq!(serde_json::from_str::<ErrorReply>(&json).unwrap(), reply);
+            assert_eq!(postcard::from_bytes(&postcard::to_allocvec(&reply).unwrap()), Ok(reply));
+        }
+        assert_eq!(full.to_string(), "jobs is full: 2 of at most 2 in this gateway");
     }
 }

@@ -69,7 +69,8 @@ pub use job::{
     StoredJob, Task, Timeouts,
 };
 pub use limiter::{
-    Acquire, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, RateHeaders, RateLimit, RateLimiter, TokenBucket,
+    Acquire, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, KeyedSnapshot, RateHeaders, RateLimit,
+    RateLimiter, TokenBucket, WindowLimit, WindowLimiter,
 };
 pub use queue::{FairQueue, FairQueueConfig, Key, Ordering, RankIter, RankTree, Ticket, TreeId};
 #[cfg(feature = "std")]

@@ -11,7 +11,7 @@ use core::ops::{Index, IndexMut};
 use hashbrown::HashTable;
 use slab::Slab;
 
-use crate::coded::Full;
+use crate::coded::{Full, Scope};
 use crate::hashing::KeyHasher;
 
 /// A bounded table of named records. A record is found by its name in O(1) and by its number without hashing.
@@ -23,6 +23,7 @@ pub(crate) struct Registry<T> {
     index: HashTable<u32>,
     hasher: KeyHasher,
     what: &'static str,
+    scope: Scope,
     max: u32,
 }
 
@@ -33,9 +34,15 @@ struct Record<T> {
 }
 
 impl<T> Registry<T> {
-    /// An empty table of at most `max` records; `what` names it in errors, `seed` keys its hash.
+    /// An empty table of a gateway, of at most `max` records; `what` names it in errors, `seed` keys its hash.
     pub(crate) fn new(what: &'static str, max: u32, seed: u64) -> Self {
-        Self { records: Slab::new(), index: HashTable::new(), hasher: KeyHasher::new(seed), what, max }
+        Self { scope: Scope::Gateway, ..Self::of_part(what, max, seed) }
+    }
+
+    /// An empty table of a part that stands alone.
+    pub(crate) fn of_part(what: &'static str, max: u32, seed: u64) -> Self {
+        let scope = Scope::Part;
+        Self { records: Slab::new(), index: HashTable::new(), hasher: KeyHasher::new(seed), what, scope, max }
     }
 
     pub(crate) fn find(&self, name: &str) -> Option<u32> {
@@ -57,7 +64,7 @@ impl<T> Registry<T> {
     }
 
     pub(crate) fn full(&self) -> Full {
-        Full { what: self.what, max: u64::from(self.max) }
+        Full::new(self.what, self.scope, self.len() as u64, u64::from(self.max))
     }
 
     fn put(&mut self, name: Arc<str>, value: T) -> u32 {

@@ -116,12 +116,17 @@ struct failure {
     std::string message;
     /// The field or parameter it is about, where there is one.
     std::string field;
+    /// The limit that is reached, where the status is `GATEWAY_FULL`; `field` is its name.
+    std::optional<gateway_full> limit{};
     /// The fixed name: "too_long".
     std::string_view name() const { return gateway_status_name(status); }
 
     /// The last error of this thread.
     static failure last(gateway_status status) {
-        return {status, detail::last(gateway_last_error_message), detail::last(gateway_last_error_field)};
+        gateway_full full{};
+        const bool is_full = gateway_last_error_limit(&full) == GATEWAY_OK;
+        return {status, detail::last(gateway_last_error_message), detail::last(gateway_last_error_field),
+                is_full ? std::optional(full) : std::nullopt};
     }
 };
 
@@ -133,6 +138,7 @@ public:
     gateway_status status() const { return failure_.status; }
     std::string_view name() const { return failure_.name(); }
     const std::string &field() const { return failure_.field; }
+    const std::optional<gateway_full> &limit() const { return failure_.limit; }
 
 private:
     failure failure_;
@@ -241,7 +247,7 @@ struct submit_options {
     std::string_view idempotency_key{};
     std::string_view affinity{};
     std::uint32_t priority = GATEWAY_PRIORITY_NORMAL;
-    std::uint32_t tokens = 1;
+    std::uint64_t tokens = 1;
     span estimate{};
     span timeout_queue{}, timeout_start{}, timeout_run{}, timeout_total{};
 };

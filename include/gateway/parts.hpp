@@ -10,9 +10,11 @@ namespace libgateway {
 struct acquired {
     gateway_status status = GATEWAY_OK;
     /// Whole tokens left.
-    std::uint32_t remaining = 0;
+    std::uint64_t remaining = 0;
     /// Of a denial when the same call is allowed; none: never.
     std::optional<instant> until{};
+    /// Whether they are of the bucket that new keys share while a keyed limiter has no room for them.
+    bool shared = false;
     explicit operator bool() const { return status == GATEWAY_OK; }
     /// How long to wait, as `Retry-After` wants it: whole seconds, rounded up.
     std::chrono::seconds retry_after(instant at = now()) const {
@@ -20,18 +22,17 @@ struct acquired {
     }
 };
 
-/// So many tokens per span, and so many kept.
+/// So many tokens per span, and so many kept; 100 a second and 1 000 kept where nothing is said.
 struct rate {
-    std::uint32_t amount;
-    span per;
-    std::uint32_t burst;
+    std::uint64_t amount = 100;
+    span per = std::chrono::seconds(1);
+    std::uint64_t burst = 1000;
     gateway_rate c() const { return {detail::count(per), amount, burst}; }
 };
 
 namespace detail {
 inline acquired told(gateway_status status, const gateway_acquired &own) {
-    return {status, static_cast<std::uint32_t>(own.remaining),
-            status == GATEWAY_OK ? std::nullopt : maybe(own.until)};
+    return {status, own.remaining, status == GATEWAY_OK ? std::nullopt : maybe(own.until), own.shared != 0};
 }
 
 /// What the parts have in common: a handle, and how they are made.
@@ -85,12 +86,12 @@ public:
         const gateway_rate c = own.c();
         return base::made(gateway_limiter_new(&c, detail::count(at), &handle), handle);
     }
-    answer<acquired> try_acquire(std::uint32_t cost = 1, instant at = now()) {
+    answer<acquired> try_acquire(std::uint64_t cost = 1, instant at = now()) {
         gateway_acquired own{};
         const auto status = gateway_limiter_try_acquire(base::get(), cost, detail::count(at), &own);
         return base::value(status, detail::told(status, own));
     }
-    answer<void> refund(std::uint32_t cost = 1) { return base::done(gateway_limiter_refund(base::get(), cost)); }
+    answer<void> refund(std::uint64_t cost = 1) { return base::done(gateway_limiter_refund(base::get(), cost)); }
     answer<gateway_rate_headers> headers(instant at = now()) const {
         gateway_rate_headers own{};
         const auto status = gateway_limiter_headers(base::get(), detail::count(at), &own);
@@ -99,6 +100,53 @@ public:
     answer<void> set_rate(rate own, instant at = now()) {
         const gateway_rate c = own.c();
         return base::done(gateway_limiter_set_rate(base::get(), &c, detail::count(at)));
+    }
+};
+
+/// At most so many tokens in any stretch of time of that length.
+struct window_limit {
+    std::uint32_t amount;
+    span per;
+    gateway_window_limit c() const { return {detail::count(per), amount, 0}; }
+};
+
+/// A strict limit: so many in any window of time.
+template <class Errors>
+class basic_window : public detail::part<Errors, basic_window<Errors>, gateway_window, gateway_window_free> {
+    using base = detail::part<Errors, basic_window, gateway_window, gateway_window_free>;
+    template <class T> using answer = typename Errors::template answer<T>;
+    friend base;
+    using base::base;
+
+public:
+    template <class E = Errors, std::enable_if_t<E::throws, int> = 0>
+    explicit basic_window(window_limit own, instant at = now()) : basic_window(make(own, at)) {}
+    static answer<basic_window> make(window_limit own, instant at = now()) {
+        gateway_window *handle = nullptr;
+        const gateway_window_limit c = own.c();
+        return base::made(gateway_window_new(&c, detail::count(at), &handle), handle);
+    }
+    answer<acquired> try_acquire(std::uint64_t cost = 1, instant at = now()) {
+        gateway_acquired own{};
+        const auto status = gateway_window_try_acquire(base::get(), cost, detail::count(at), &own);
+        return base::value(status, detail::told(status, own));
+    }
+    answer<void> refund(std::uint64_t cost = 1, instant at = now()) {
+        return base::done(gateway_window_refund(base::get(), cost, detail::count(at)));
+    }
+    answer<gateway_rate_headers> headers(instant at = now()) const {
+        gateway_rate_headers own{};
+        const auto status = gateway_window_headers(base::get(), detail::count(at), &own);
+        return base::value(status, own);
+    }
+    answer<void> set_limit(window_limit own, instant at = now()) {
+        const gateway_window_limit c = own.c();
+        return base::done(gateway_window_set_limit(base::get(), &c, detail::count(at)));
+    }
+    answer<std::optional<instant>> next_deadline() const {
+        std::uint64_t at = 0;
+        const auto status = gateway_window_next_deadline(base::get(), &at);
+        return base::deadline(status, at);
     }
 };
 
@@ -122,13 +170,13 @@ public:
         c.per = detail::count(own.per), c.amount = own.amount, c.burst = own.burst, c.keys_max = keys_max, c.seed = seed;
         return base::made(gateway_keyed_limiter_new(&c, detail::count(at), &handle), handle);
     }
-    answer<acquired> try_acquire(std::string_view key, std::uint32_t cost = 1, instant at = now()) {
+    answer<acquired> try_acquire(std::string_view key, std::uint64_t cost = 1, instant at = now()) {
         gateway_acquired own{};
         const auto status =
             gateway_keyed_limiter_try_acquire(base::get(), key.data(), key.size(), cost, detail::count(at), &own);
         return base::value(status, detail::told(status, own));
     }
-    answer<void> refund(std::string_view key, std::uint32_t cost = 1) {
+    answer<void> refund(std::string_view key, std::uint64_t cost = 1) {
         return base::done(gateway_keyed_limiter_refund(base::get(), key.data(), key.size(), cost));
     }
     answer<gateway_rate_headers> headers(std::string_view key, instant at = now()) const {
@@ -319,7 +367,8 @@ public:
     answer<void> start(std::string_view request_id, std::string_view customer, std::string_view model,
                        std::string_view tier = {}, instant at = now()) {
         const detail::c_text r(request_id), c(customer), m(model), t(tier);
-        const gateway_call call = {r.get(), c.get(), m.get(), t.get()};
+        // Empty stands for none.
+        const gateway_call call = {r.get(), customer.empty() ? nullptr : c.get(), m.get(), tier.empty() ? nullptr : t.get()};
         return base::done(gateway_billing_start(base::get(), &call, detail::count(at)));
     }
     answer<gateway_receipt> end(std::string_view request_id, const usage &used = {}, instant at = now()) {
@@ -424,6 +473,7 @@ public:
 namespace results {
 using limiter = basic_limiter<returning>;
 using keyed_limiter = basic_keyed_limiter<returning>;
+using window = basic_window<returning>;
 using breaker = basic_breaker<returning>;
 using queue = basic_queue<returning>;
 using store = basic_store<returning>;
@@ -435,6 +485,7 @@ using backoff = basic_backoff<returning>;
 #ifdef GATEWAY_HAS_EXCEPTIONS
 using limiter = basic_limiter<throwing>;
 using keyed_limiter = basic_keyed_limiter<throwing>;
+using window = basic_window<throwing>;
 using breaker = basic_breaker<throwing>;
 using queue = basic_queue<throwing>;
 using store = basic_store<throwing>;

@@ -28,9 +28,95 @@ static void a_limiter_says_when(void) {
     rate.per = 0;
     STATUS(gateway_limiter_set_rate(limiter, &rate, START), GATEWAY_OUT_OF_RANGE);
     rate.per = UINT64_MAX;
-    rate.burst = UINT32_MAX;
+    rate.amount = UINT64_MAX - 2;
+    rate.burst = UINT64_MAX;
     STATUS(gateway_limiter_set_rate(limiter, &rate, START), GATEWAY_OVERFLOW);
+    rate.burst = 1000000;
+    OK(gateway_limiter_set_rate(limiter, &rate, START));
     OK(gateway_limiter_free(limiter));
+}
+
+static void any_amount_and_period_is_exact(void) {
+    const uint64_t day = 24 * GATEWAY_HOUR;
+    const gateway_rate rates[] = {{30 * day, 9973, 9973}, {day, 5000000000u, 5000000000u}, {500 * 365 * day, 1, 1}};
+    const uint64_t waits[] = {260 * GATEWAY_SECOND, 17280, 500 * 365 * day};
+    for (size_t i = 0; i < sizeof rates / sizeof rates[0]; i++) {
+        gateway_limiter *limiter = NULL;
+        gateway_acquired acquired;
+        OK(gateway_limiter_new(&rates[i], START, &limiter));
+        OK(gateway_limiter_try_acquire(limiter, rates[i].burst, START, &acquired));
+        NUMBER(acquired.remaining, 0);
+        STATUS(gateway_limiter_try_acquire(limiter, 1, START, &acquired), GATEWAY_DENIED);
+        CHECK(acquired.until - START <= waits[i] && acquired.until - START + GATEWAY_SECOND > waits[i]);
+        STATUS(gateway_limiter_peek(limiter, 1, acquired.until - 1, NULL), GATEWAY_DENIED);
+        if (i < 2) OK(gateway_limiter_peek(limiter, 1, acquired.until, NULL));
+        OK(gateway_limiter_free(limiter));
+    }
+    const gateway_rate founding = GATEWAY_RATE_INIT;
+    gateway_limiter *limiter = NULL;
+    gateway_rate_headers headers;
+    OK(gateway_limiter_new(&founding, START, &limiter));
+    OK(gateway_limiter_try_acquire(limiter, 1000, START, NULL));
+    OK(gateway_limiter_headers(limiter, START, &headers));
+    NUMBER(headers.limit, 1000);
+    NUMBER(headers.reset, 10 * GATEWAY_SECOND);
+    OK(gateway_limiter_free(limiter));
+}
+
+static void no_step_of_the_clock_freezes_a_limiter(void) {
+    const uint64_t day = 24 * GATEWAY_HOUR;
+    const gateway_rate rate = {GATEWAY_SECOND, 10, 1};
+    gateway_limiter *limiter = NULL;
+    gateway_acquired acquired;
+    OK(gateway_limiter_new(&rate, START, &limiter));
+    OK(gateway_limiter_try_acquire(limiter, 1, START + day, NULL));
+    STATUS(gateway_limiter_try_acquire(limiter, 1, START, &acquired), GATEWAY_DENIED);
+    NUMBER(acquired.until, START + 100 * GATEWAY_MILLISECOND);
+    OK(gateway_limiter_try_acquire(limiter, 1, acquired.until, NULL));
+    OK(gateway_limiter_free(limiter));
+
+    gateway_keyed_limiter_config config = GATEWAY_KEYED_LIMITER_CONFIG_INIT;
+    config.amount = 10, config.burst = 1;
+    gateway_keyed_limiter *keyed = NULL;
+    OK(gateway_keyed_limiter_new(&config, START, &keyed));
+    OK(gateway_keyed_limiter_try_acquire(keyed, "wild", 4, 1, START + day, NULL));
+    OK(gateway_keyed_limiter_try_acquire(keyed, "acme", 4, 1, START, NULL));
+    STATUS(gateway_keyed_limiter_try_acquire(keyed, "acme", 4, 1, START, &acquired), GATEWAY_DENIED);
+    NUMBER(acquired.until, START + 100 * GATEWAY_MILLISECOND);
+    OK(gateway_keyed_limiter_free(keyed));
+}
+
+static void no_window_has_too_many(void) {
+    gateway_window_limit limit = {GATEWAY_MINUTE, 6, 0};
+    gateway_window *window = NULL;
+    gateway_acquired acquired;
+    gateway_rate_headers headers;
+    uint64_t deadline = 0;
+    OK(gateway_window_new(&limit, START, &window));
+    OK(gateway_window_next_deadline(window, &deadline));
+    NUMBER(deadline, GATEWAY_FOREVER);
+    OK(gateway_window_try_acquire(window, 6, START + 59 * GATEWAY_SECOND, &acquired));
+    NUMBER(acquired.remaining, 0);
+    STATUS(gateway_window_try_acquire(window, 1, START + GATEWAY_MINUTE, &acquired), GATEWAY_DENIED);
+    NUMBER(acquired.until, START + 119 * GATEWAY_SECOND);
+    OK(gateway_window_next_deadline(window, &deadline));
+    NUMBER(deadline, acquired.until);
+    STATUS(gateway_window_peek(window, 1, acquired.until - 1, NULL), GATEWAY_DENIED);
+    OK(gateway_window_peek(window, 6, acquired.until, NULL));
+    STATUS(gateway_window_peek(window, 7, acquired.until, NULL), GATEWAY_NEVER);
+    OK(gateway_window_refund(window, 2, START + GATEWAY_MINUTE));
+    OK(gateway_window_headers(window, START + GATEWAY_MINUTE, &headers));
+    NUMBER(headers.remaining, 2);
+    NUMBER(headers.reset, 59 * GATEWAY_SECOND);
+    limit.amount = 3;
+    OK(gateway_window_set_limit(window, &limit, START + GATEWAY_MINUTE));
+    STATUS(gateway_window_try_acquire(window, 1, START + GATEWAY_MINUTE, NULL), GATEWAY_DENIED);
+    limit.amount = 65537;
+    STATUS(gateway_window_set_limit(window, &limit, START), GATEWAY_OUT_OF_RANGE);
+    limit.amount = 1, limit.per = 0;
+    STATUS(gateway_window_set_limit(window, &limit, START), GATEWAY_OUT_OF_RANGE);
+    OK(gateway_window_free(window));
+    OK(gateway_window_free(NULL));
 }
 
 static void a_keyed_limiter_knows_so_many_keys(void) {
@@ -46,6 +132,12 @@ static void a_keyed_limiter_knows_so_many_keys(void) {
     STATUS(gateway_keyed_limiter_try_acquire(limiter, "acme", 4, 2, START, &acquired), GATEWAY_DENIED);
     NUMBER(acquired.until, START + GATEWAY_SECOND);
     OK(gateway_keyed_limiter_try_acquire(limiter, "a\0me", 4, 1, START, NULL));
+    /* No room: new keys share a bucket, and are told so. */
+    OK(gateway_keyed_limiter_try_acquire(limiter, "new", 3, 1, START, &acquired));
+    NUMBER(acquired.shared, 1);
+    NUMBER(acquired.remaining, 2);
+    OK(gateway_keyed_limiter_try_acquire(limiter, "old", 3, 2, START, &acquired));
+    NUMBER(acquired.shared, 1);
     STATUS(gateway_keyed_limiter_try_acquire(limiter, "zoo", 3, 1, START, &acquired), GATEWAY_NO_ROOM);
     NUMBER(acquired.until, START + GATEWAY_SECOND);
     STATUS(gateway_keyed_limiter_peek(limiter, "zoo", 3, 1, START, NULL), GATEWAY_NO_ROOM);
@@ -59,7 +151,7 @@ static void a_keyed_limiter_knows_so_many_keys(void) {
     NUMBER(headers.remaining, 2);
     OK(gateway_keyed_limiter_remove(limiter, "acme", 4));
     STATUS(gateway_keyed_limiter_remove(limiter, "acme", 4), GATEWAY_NONE);
-    OK(gateway_keyed_limiter_evict_full(limiter, START + GATEWAY_SECOND, 10, &len));
+    OK(gateway_keyed_limiter_evict_full(limiter, START + GATEWAY_SECOND, 10, &len)); /* it came once: not known */
     NUMBER(len, 1);
     gateway_rate rate = {GATEWAY_SECOND, 1, 7};
     OK(gateway_keyed_limiter_set_rate(limiter, &rate, START));
@@ -227,7 +319,7 @@ static void a_store_lets_only_the_present_attempt_answer(void) {
 }
 
 static void a_collector_charges_each_call_once(void) {
-    gateway_price prices[] = {{"flux/dev", "*", 1200}};
+    gateway_price prices[] = {{"flux/dev", "*", 4320000, GATEWAY_HOUR}};
     gateway_billing *billing = NULL;
     OK(gateway_billing_new(NULL, 1, "USD", prices, 1, &billing));
     gateway_call call = {"req_1", "acme", "flux/dev", NULL};
@@ -238,8 +330,9 @@ static void a_collector_charges_each_call_once(void) {
     NUMBER(deadline, START + GATEWAY_HOUR);
     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
     gateway_receipt receipt;
-    STATUS(gateway_billing_end(billing, "req_1", &usage, 1, START + 1, &receipt), GATEWAY_USAGE_EXCEEDS_ELAPSED);
     OK(gateway_billing_end(billing, "req_1", &usage, 1, START + 2 * GATEWAY_SECOND, &receipt));
+    NUMBER(receipt.reported_ns, receipt.billed_ns);
+    NUMBER(receipt.capped, 0);
     NUMBER(receipt.charge, 2040);
     NUMBER(receipt.priced, 1);
     NUMBER(receipt.seq, 1);
@@ -293,6 +386,21 @@ static void a_collector_charges_each_call_once(void) {
     NUMBER(totals.charge_micros, 2040);
     NUMBER(totals.open, 0);
     NUMBER(totals.unconfirmed, 0);
+    /* Nobody's call, and a usage that cannot be: taken, and what was possible is charged. */
+    gateway_call free_call = {"req_0", NULL, "flux/dev", NULL};
+    OK(gateway_billing_start(billing, &free_call, START + 5 * GATEWAY_SECOND));
+    OK(gateway_billing_end(billing, "req_0", &usage, 1, START + 5 * GATEWAY_SECOND, &receipt));
+    NUMBER(receipt.reported_ns, 1700 * GATEWAY_MILLISECOND);
+    NUMBER(receipt.billed_ns, 100 * GATEWAY_MILLISECOND);
+    NUMBER(receipt.capped, 1);
+    NUMBER(receipt.charge, 120);
+    OK(gateway_billing_take(billing, 10, START + 2 * GATEWAY_HOUR, &batch));
+    OK(gateway_billing_entry(billing, &batch, 0, &record));
+    NUMBER(record.has_customer, 0);
+    NUMBER(record.has_tier, 0);
+    NUMBER(record.clock_back, 0);
+    NUMBER(record.price, 4320000);
+    NUMBER(record.price_per, GATEWAY_HOUR);
     OK(gateway_billing_put_prices(billing, 2, "USD", NULL, 0));
     STATUS(gateway_billing_put_prices(billing, 3, "EUR", NULL, 0), GATEWAY_CONTRADICTION);
     STATUS(gateway_billing_put_prices(billing, 3, "eur", NULL, 0), GATEWAY_MALFORMED);
@@ -366,6 +474,9 @@ static void a_backoff_waits_one_two_and_four_seconds(void) {
 int main(void) {
     a_limiter_says_when();
     a_keyed_limiter_knows_so_many_keys();
+    any_amount_and_period_is_exact();
+    no_step_of_the_clock_freezes_a_limiter();
+    no_window_has_too_many();
     a_breaker_opens_probes_and_closes();
     a_queue_is_fair_and_knows_positions();
     a_store_lets_only_the_present_attempt_answer();

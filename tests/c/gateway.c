@@ -3,7 +3,7 @@
 
 static void a_job_runs_and_is_settled(void) {
     gateway *gw = flux_gateway(2);
-    gateway_price prices[] = {{"*", "*", 1200}, {"flux/dev", "standard", 1000}};
+    gateway_price prices[] = {{"*", "*", 1200, 0}, {"flux/dev", "standard", 3600000, GATEWAY_HOUR}};
     OK(gateway_put_prices(gw, START, 1, "USD", prices, 2));
     STATUS(gateway_put_prices(gw, START, 1, "USD", prices, 2), GATEWAY_OUT_OF_RANGE);
 
@@ -104,7 +104,10 @@ static void a_job_runs_and_is_settled(void) {
     OK(gateway_settlements_read(taken, 0, &settlement));
     STATUS(gateway_settlements_read(taken, 1, &settlement), GATEWAY_NONE);
     NUMBER(settlement.charge, 1700);
-    NUMBER(settlement.price, 1000);
+    NUMBER(settlement.price, 3600000);
+    NUMBER(settlement.price_per, GATEWAY_HOUR);
+    NUMBER(settlement.corrects, 0);
+    NUMBER(settlement.capped, 0);
     NUMBER(settlement.priced, 1);
     NUMBER(settlement.measured, 1);
     NUMBER(settlement.devices, 1);
@@ -614,14 +617,116 @@ static void the_last_error_is_told_whole_and_stays(void) {
     OK(gateway_last_error_json(text, sizeof text, NULL));
     TEXT(text, "{\"number\":202,\"name\":\"too_long\",\"field\":\"customer\",\"message\":\"customer is 129 long, at most "
                "128 is allowed\"}");
+    gateway_full full;
+    STATUS(gateway_last_error_limit(&full), GATEWAY_NONE);
+    gateway_customer_policy policy = GATEWAY_CUSTOMER_POLICY_INIT;
+    policy.queued_max = 1;
+    OK(gateway_put_customer(gw, START, "zoo", &policy));
+    OK(gateway_submit(gw, START, id_of(7), "zoo", "image/flux/dev/t2i", NULL, NULL));
+    STATUS(gateway_submit(gw, START, id_of(8), "zoo", "image/flux/dev/t2i", NULL, NULL), GATEWAY_FULL);
+    OK(gateway_last_error_limit(&full));
+    NUMBER(full.scope, GATEWAY_SCOPE_CUSTOMER);
+    NUMBER(full.measured, 1);
+    NUMBER(full.max, 1);
+    NUMBER(full.retry_at, GATEWAY_FOREVER);
+    OK(gateway_last_error_field(text, sizeof text, NULL));
+    TEXT(text, "queued");
     STATUS(gateway_submit(gw, START, id_of(2), "a\xff", "image/flux/dev/t2i", NULL, NULL), GATEWAY_NOT_UTF8);
     OK(gateway_last_error_message(text, sizeof text, NULL));
     TEXT(text, "customer is not UTF-8 at byte 1");
     OK(gateway_free(gw));
 }
 
+/* A client leaves in the middle of its stream, a worker gives its lease back, and the figures come late. */
+static void usage_is_told_with_every_end_of_a_lease_and_after_it(void) {
+    gateway *gw = flux_gateway(4);
+    gateway_price price = {"*", "*", 1000, GATEWAY_SECOND};
+    OK(gateway_put_prices(gw, START, 1, "USD", &price, 1));
+    for (uint64_t n = 1; n <= 3; n++) {
+        OK(gateway_submit(gw, START, id_of(n), "acme", "image/flux/dev/t2i", NULL, NULL));
+    }
+    uint64_t first = lease_next(gw, START).id, second = lease_next(gw, START).id, third = lease_next(gw, START).id;
+    uint64_t later = START + 3 * GATEWAY_SECOND;
+    gateway_usage usage = {"GPU-1", 2800 * GATEWAY_MILLISECOND};
+    gateway_job_id job;
+    OK(gateway_cancel_lease(gw, later, first, &usage, 1, &job));
+    CHECK(same_id(job, id_of(1)));
+    STATUS(gateway_cancel_lease(gw, later, first, &usage, 1, NULL), GATEWAY_SUPERSEDED);
+    OK(gateway_cancel_with(gw, later, id_of(2), &usage, 1));
+    OK(gateway_release_with(gw, later, third, &usage, 1, &job));
+    CHECK(same_id(job, id_of(3)));
+    STATUS(gateway_release_with(gw, later, second, NULL, 1, NULL), GATEWAY_BAD_POINTER);
+
+    gateway_corrected corrected;
+    usage.gpu_ns = 2500 * GATEWAY_MILLISECOND;
+    OK(gateway_correct_usage(gw, later, first, &usage, 1, &corrected));
+    NUMBER(corrected.settlement, 3);
+    NUMBER(corrected.billed, 2500 * GATEWAY_MILLISECOND);
+    OK(gateway_correct_usage(gw, later, first, &usage, 1, &corrected));
+    NUMBER(corrected.settlement, 0);
+    STATUS(gateway_correct_usage(gw, later, first, NULL, 0, &corrected), GATEWAY_EMPTY);
+    STATUS(gateway_correct_usage(gw, later, 99, &usage, 1, &corrected), GATEWAY_UNKNOWN_LEASE);
+
+    uint64_t fourth = lease_next(gw, later).id;
+    STATUS(gateway_correct_usage(gw, later, fourth, &usage, 1, &corrected), GATEWAY_STILL_LIVE);
+    usage.gpu_ns = 9 * GATEWAY_SECOND;
+    gateway_output output = GATEWAY_OUTPUT_URL("https://cdn.example/1.webp");
+    gateway_settled settled;
+    OK(gateway_complete(gw, later + GATEWAY_SECOND, fourth, &output, &usage, 1, &settled));
+    NUMBER(settled.reported, 9 * GATEWAY_SECOND);
+    NUMBER(settled.usage, 1110 * GATEWAY_MILLISECOND);
+    NUMBER(settled.capped, 1);
+    NUMBER(settled.charge, 1110);
+    NUMBER(settled.priced, 1);
+
+    gateway_settlements *taken = NULL;
+    OK(gateway_take_settlements(gw, later + GATEWAY_SECOND, 10, &taken));
+    gateway_settlement own;
+    OK(gateway_settlements_read(taken, 0, &own));
+    NUMBER(own.charge, 2800);
+    OK(gateway_settlements_read(taken, 2, &own));
+    NUMBER(own.corrects, 1);
+    NUMBER(own.lease, first);
+    NUMBER(own.corrected, later);
+    NUMBER(own.charge, 0);
+    NUMBER(own.usage_credit, 300 * GATEWAY_MILLISECOND);
+    NUMBER(own.charge_credit, 300);
+    OK(gateway_settlements_read(taken, 3, &own));
+    NUMBER(own.capped, 1);
+    NUMBER(own.absorbed, 2800 * GATEWAY_MILLISECOND);
+    OK(gateway_settlements_free(taken));
+    gateway_stats stats;
+    OK(gateway_read_stats(gw, &stats));
+    NUMBER(stats.credited_micros, 300);
+    NUMBER(stats.capped_total, 1);
+    NUMBER(stats.corrections_total, 1);
+    OK(gateway_free(gw));
+}
+
+/* A host without billing: nothing waits to be confirmed. */
+static void without_settlements_nothing_has_to_be_confirmed(void) {
+    gateway_config config = GATEWAY_CONFIG_INIT;
+    config.jobs_max = 1;
+    config.settlements = 0;
+    gateway *gw = NULL;
+    OK(gateway_new(&config, START, &gw));
+    put_flux(gw, START, 1);
+    gateway_settled settled = {.priced = 1};
+    for (uint64_t n = 1; n <= 5; n++) {
+        OK(gateway_submit(gw, START, id_of(n), "acme", "image/flux/dev/t2i", NULL, NULL));
+        gateway_output output = GATEWAY_OUTPUT_URL("https://cdn.example/1.webp");
+        OK(gateway_complete(gw, START, lease_next(gw, START).id, &output, NULL, 0, &settled));
+    }
+    NUMBER(settled.priced, 0);
+    gateway_settlements *taken = NULL;
+    STATUS(gateway_take_settlements(gw, START, 10, &taken), GATEWAY_NONE);
+    OK(gateway_free(gw));
+}
+
 int main(void) {
     a_job_runs_and_is_settled();
+    usage_is_told_with_every_end_of_a_lease_and_after_it();
+    without_settlements_nothing_has_to_be_confirmed();
     failures_are_retried_or_end_the_job();
     a_batch_goes_to_the_backend_that_asks();
     operators_change_the_fleet();

@@ -53,9 +53,11 @@ static void each_field_is_read(void) {
     config.billing_cancelled = GATEWAY_PAYER_HOUSE, config.billing_tolerance_ppm = 55;
     config.jobs_max = 56, config.payload_len_max = 57, config.output_len_max = 58, config.retained_max = 59;
     config.customers_max = 60, config.routes_max = 61, config.families_max = 62, config.backends_max = 63;
-    config.events_max = 64, config.due_max = 65;
-    config.retained_bytes_max = 66, config.idempotency_for = 67, config.idempotency_keys_max = 68;
-    config.idempotency_free = GATEWAY_FREE_CANCELLED, config.entropy = 69;
+    config.events_max = 64, config.due_max = 65, config.late_usage_for = 66, config.late_usage_max = 67;
+    config.billing_released = GATEWAY_PAYER_CUSTOMER, config.billing_excess = GATEWAY_EXCESS_REFUSE;
+    config.unmeasured_devices = 0, config.settlements = 0, config.steps_max = 68;
+    config.retained_bytes_max = 69, config.idempotency_for = 70, config.idempotency_keys_max = 71;
+    config.idempotency_free = GATEWAY_FREE_CANCELLED, config.entropy = 72;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -68,10 +70,11 @@ static void each_field_is_read(void) {
          "\"buckets\":3,\"failure_rate_ppm\":36,\"failure_rate_rule\":\"above\",\"calls_min\":37,"
          "\"consecutive_failures\":38,\"open_for\":32,\"open_for_factor\":39,\"open_for_max\":33,\"probes_to_close\":40,"
          "\"probe_timeout\":34},\"billing\":{\"failed\":\"customer\",\"lost\":\"customer\",\"cancelled\":\"house\","
-         "\"tolerance_ppm\":55,\"slack\":49},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
-         "\"retained_max\":59,\"retained_bytes_max\":66,\"idempotency_for\":67,\"idempotency_keys_max\":68,"
+         "\"released\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
+         "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
+         "\"retained_max\":59,\"retained_bytes_max\":69,\"idempotency_for\":70,\"idempotency_keys_max\":71,"
          "\"idempotency_free_failed\":false,\"idempotency_free_cancelled\":true,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
-         "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65}");
+         "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65,\"steps_max\":68}");
     OK(gateway_free(gw));
 }
 
@@ -149,6 +152,10 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     REFUSED(config.ordering = UINT32_MAX, "ordering");
     REFUSED(config.losses_max = 65536, "losses_max");
     REFUSED(config.billing_lost = 2, "billing_lost");
+    REFUSED(config.billing_released = 2, "billing_released");
+    REFUSED(config.billing_excess = 2, "billing_excess");
+    REFUSED(config.settlements = 2, "settlements");
+    REFUSED(config.reserved = 1, "reserved");
     REFUSED(config.jobs_max = 0, "jobs_max");
     REFUSED(config.estimate = 0, "estimate");
     REFUSED(customer.weight = 0, "weight");
@@ -186,8 +193,6 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     usage.device = "GPU,1";
     STATUS(gateway_complete(gw, START, info.id, &output, &usage, 1, NULL), GATEWAY_CHARACTER);
     usage.device = "GPU-1";
-    usage.gpu_ns = UINT64_MAX;
-    STATUS(gateway_complete(gw, START, info.id, &output, &usage, 1, NULL), GATEWAY_USAGE_EXCEEDS_ELAPSED);
     output.data_len = 0;
     STATUS(gateway_complete(gw, START, info.id, &output, NULL, 0, NULL), GATEWAY_EMPTY);
     gateway_failure failure = GATEWAY_FAILURE_INIT;

@@ -30,7 +30,7 @@ template <class Call> static gateway_status thrown(Call call) {
 
 static void a_job_runs() {
     lg::gateway gw = flux();
-    gw.put_prices(1, "USD", {{"*", "*", 1000}}, start);
+    gw.put_prices(1, "USD", {{"*", "*", 1000, 0}}, start);
     lg::submit_options options;
     options.payload = std::string_view("a\0b", 3);
     options.idempotency_key = "k";
@@ -213,6 +213,15 @@ static void parts_stand_alone() {
     lg::keyed_limiter keyed({1, 1s, 3}, 10, 7, start);
     CHECK(bool(keyed.try_acquire("acme", 3, start)) && !keyed.try_acquire("acme", 1, start));
     CHECK(keyed.remove("acme") && !keyed.remove("acme"));
+    lg::keyed_limiter tiny({1, 1s, 3}, 1, 7, start);
+    CHECK(!tiny.try_acquire("acme", 3, start).shared && tiny.try_acquire("zoo", 3, start).shared);
+    lg::limiter founding(lg::rate{}, start);
+    CHECK(bool(founding.try_acquire(1000, start)) && !founding.try_acquire(1, start));
+    lg::window window({6, 60s}, start);
+    CHECK(bool(window.try_acquire(6, start)));
+    CHECK(*window.try_acquire(1, start).until == start + 60s && *window.next_deadline() == start + 60s);
+    window.refund(1, start);
+    NUMBER(window.headers(start).remaining, 1);
     lg::breaker breaker(GATEWAY_BREAKER_CONFIG_INIT, start);
     for (int i = 0; i < 5; i++) CHECK(breaker.failure(*breaker.admit(start), start));
     CHECK(!breaker.admit(start).has_value());
@@ -229,7 +238,7 @@ static void parts_stand_alone() {
     const auto attempt = store.start(id_of(1), start);
     store.complete(id_of(1), attempt, lg::url("u"), start);
     NUMBER(store.read(id_of(1))->state, GATEWAY_STATE_COMPLETE);
-    lg::billing billing(1, "USD", {{"flux/dev", "*", 1200}});
+    lg::billing billing(1, "USD", {{"flux/dev", "*", 1200, GATEWAY_SECOND}});
     billing.start("req_1", "acme", "flux/dev", "", start);
     NUMBER(billing.end("req_1", {{"GPU-1", 1700ms}}, start + 2s).charge, 2040);
     const auto batch = billing.take(10, start + 2s);

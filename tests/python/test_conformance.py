@@ -160,7 +160,7 @@ COMMANDS = st.one_of(
             "put_prices": {
                 "version": version,
                 "currency": "USD",
-                "prices": [{"model": "*", "tier": "*", "micros_per_second": 1200}],
+                "prices": [{"model": "*", "tier": "*", "price": "4.32/h"}],
             }
         }
     ),

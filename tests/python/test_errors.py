@@ -60,7 +60,7 @@ def test_an_error_tells_number_code_field_and_message_and_survives_a_pickle() ->
         (202, lambda g: g.submit("x" * 129, ROUTE)),
         (203, lambda g: g.submit("a\nb", ROUTE)),
         (204, lambda g: g.progress(g.dispatch_many(1)[0] if g.submit("a", ROUTE) else 0, 1_000_001)),
-        (205, lambda g: libgateway.RateLimit(amount=1, per=10_000_000_000, burst=4_000_000_000)),
+        (205, lambda g: libgateway.RateLimit(amount=1, per=10**12)),
         (206, lambda g: g.submit("acme", "image/flux")),
         (207, lambda g: libgateway.Backoff(base=10, max=5)),
         (208, lambda g: libgateway.Usage(gpu_ns=1, device="a") + libgateway.Usage(gpu_ns=1, device="a")),
@@ -76,7 +76,11 @@ def test_an_error_tells_number_code_field_and_message_and_survives_a_pickle() ->
         (701, lambda g: g.drain_backend("nobody")),
         (702, lambda g: g.remove_customer("nobody")),
         (703, lambda g: g.pause("image/wan/dev/t2i")),
-        (1103, lambda g: [g.submit("a", ROUTE), g.complete(g.dispatch(), "x", gpu_seconds=10)]),
+        (511, lambda g: [g.submit("a", ROUTE), g.correct_usage(g.dispatch(), gpu_seconds=1)]),
+        (512, lambda g: [own.submit("a", ROUTE) and own.correct_usage(own.release(own.dispatch()) and 1, gpu_ns=1)
+                         for own in [Gateway(backends=[flux()], billing=libgateway.BillingPolicy(late_usage_for=0))]]),
+        (1103, lambda g: [own.submit("a", ROUTE) and own.complete(own.dispatch(), "x", gpu_seconds=10)
+                          for own in [Gateway(backends=[flux()], billing=libgateway.BillingPolicy(excess="refuse"))]]),
         (1111, lambda g: g.confirm_settlements(libgateway.Batch(7, 1, 1))),
         (1201, lambda g: Gateway.restore(b"")),
         (1202, lambda g: Gateway.restore(b"x" * 100)),
@@ -109,7 +113,7 @@ def test_integers_out_of_range_are_refused(gateway: Gateway) -> None:
     calls: list[Callable[[], object]] = [
         lambda: gateway.submit("a", ROUTE, now_ns=-1),
         lambda: gateway.submit("a", ROUTE, now_ns=2**64),
-        lambda: gateway.submit("a", ROUTE, tokens=2**32),
+        lambda: gateway.submit("a", ROUTE, tokens=2**64),
         lambda: gateway.submit("a", ROUTE, estimate=2**64),
         lambda: libgateway.JobId(2**128),
     ]

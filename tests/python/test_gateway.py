@@ -61,7 +61,7 @@ def test_a_job_runs_from_submission_to_settlement(clock: Clock) -> None:
     with gateway.take_settlements() as settlements:
         [one] = settlements
         assert (one.number, one.job, one.customer, one.tier) == (1, job, "acme", "standard")
-        assert (one.gpu_seconds, one.charge, one.price) == (Decimal("1.7"), Decimal("0.00204"), Decimal("0.0012"))
+        assert (one.gpu_seconds, one.charge, one.price) == (Decimal("1.7"), Decimal("0.00204"), "0.0012/s")
         assert [(own.device, own.gpu_seconds) for own in one.devices] == [("GPU-8f2c", Decimal("1.7"))]
         assert one.finished - one.created == timedelta(seconds=2) and one.started == one.created
         assert pickle.loads(pickle.dumps(one)) == one and hash(one) and one == type(one).from_json(one.to_json())

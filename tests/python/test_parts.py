@@ -71,8 +71,9 @@ def test_answers_say_all_there_is_to_say() -> None:
 def test_keys_are_apart_and_bounded() -> None:
     limiter = KeyedRateLimiter(per_second=1, burst=1, keys_max=2, seed=1, now_ns=0)
     answers = limiter.try_acquire_many(["a", "b", "a", "c"], now_ns=0)
-    assert [answer.kind for answer in answers] == ["allow", "allow", "deny", "full"]
-    assert answers[3].until_ns == SECOND and len(limiter) == 2
+    assert [answer.kind for answer in answers] == ["allow", "allow", "deny", "shared"]
+    full = limiter.try_acquire("d", now_ns=0)
+    assert full.kind == "full" and full.until_ns == SECOND and len(limiter) == 2
     assert limiter.try_acquire("c", now_ns=SECOND)
     assert limiter.remove("c") and not limiter.remove("c")
     assert limiter.available("zoo", now_ns=SECOND) == 1 and limiter.headers("zoo", now_ns=SECOND).remaining == 1

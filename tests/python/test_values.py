@@ -148,11 +148,11 @@ def test_gpu_seconds_are_exact_both_ways(nanos: int) -> None:
 def test_money_is_exact_both_ways(micros: int) -> None:
     whole, rest = divmod(micros, 10**6)
     price = Decimal(f"{whole}.{rest:06}")
-    assert PriceBook(1, prices={("*", "*"): price}).price_micros("m", "t") == micros
-    assert PriceBook(1, prices={("*", "*"): str(price)}).price_micros("m", "t") == micros
+    for given in (price, str(price)):
+        assert PriceBook(1, prices={("*", "*"): given}).charge("m", "t", gpu_seconds=1) == Decimal(micros) / 1_000_000
 
 
-@pytest.mark.parametrize("price", [0.5, Decimal("0.0000001"), -1, "x", None])
+@pytest.mark.parametrize("price", [0.5, -1, "x", None, "1e-3", "1/fortnight", Decimal("NaN")])
 def test_what_is_no_amount_of_money_is_refused(price: Any) -> None:
     with pytest.raises((ValueError, TypeError, OverflowError, ArithmeticError)):
         PriceBook(1, prices={("*", "*"): price})

@@ -180,6 +180,10 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     // Transactions.
     met(1401, || apply(&mut Rig::new(GatewayConfig::default()), all_of(r#"{"dispatch":{}}"#)));
     met(1402, || apply(&mut rig(), all_of("")));
+    met(1403, || {
+        let mut rig = Rig::new(GatewayConfig::default().steps_max(1));
+        apply(&mut rig, all_of(r#"{"dispatch":{}},{"dispatch":{}}"#))
+    });
     // Threads.
     met(1501, || {
         let shared = SharedGateway::new(rig().gateway, || START);

@@ -19,7 +19,7 @@ fn the_gateway_is_what_its_specification_says() {
 #[test]
 fn a_gateway_with_one_number_wrong_is_told_from_the_model() {
     type Number = (&'static str, fn(&mut GatewayConfig));
-    let numbers: [Number; 32] = [
+    let numbers: [Number; 33] = [
         ("ordering", |own| own.ordering = if own.ordering == Ordering::Fair { Ordering::Fifo } else { Ordering::Fair }),
         ("age_after", |own| own.age_after = own.age_after.map(a_little_more)),
         ("customer.rate", |own| own.customer.rate = None),
@@ -54,6 +54,7 @@ fn a_gateway_with_one_number_wrong_is_told_from_the_model() {
         ("settle_within", |own| own.settle_within = a_little_more(own.settle_within)),
         ("clock_jump_max", |own| own.clock_jump_max = Span::from_secs(3_600)),
         ("due_max", |own| own.due_max += 1),
+        ("steps_max", |own| own.steps_max += 1),
     ];
     for (name, change) in numbers {
         assert!(is_told_apart(name, Wrong::Config(change)), "{name}: nobody noticed");

@@ -47,7 +47,8 @@ pub const GATEWAY_MINUTE: u64 = 60000000000;
 /// See `GATEWAY_MICROSECOND`.
 pub const GATEWAY_HOUR: u64 = 3600000000000;
 
-/// What a customer may do and what it is worth. Begin with `GATEWAY_CUSTOMER_POLICY_INIT`.
+/// What a customer may do and what it is worth. Begin with `GATEWAY_CUSTOMER_POLICY_INIT`, which limits nobody: so does a
+/// gateway without a policy. Set a rate, `running_max` and `queued_max` where strangers submit.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy)]
@@ -59,9 +60,9 @@ pub struct gateway_customer_policy {
     /// The time in which `rate_amount` tokens flow in, in nanoseconds; 0: its rate is not limited.
     pub rate_per: u64,
     /// Tokens that flow in per `rate_per`.
-    pub rate_amount: u32,
+    pub rate_amount: u64,
     /// Tokens kept at most.
-    pub rate_burst: u32,
+    pub rate_burst: u64,
     /// Its share against others of the same lane, 1 to 1 000 000. Default 1.
     pub weight: u32,
     /// Jobs it may have running. Default: any number.
@@ -229,8 +230,8 @@ pub struct gateway_config {
     pub events_max: u32,
     /// Deadlines one call handles at most. Default 1 024.
     pub due_max: u32,
-    /// Must be 0.
-    pub reserved: u32,
+    /// Steps a transaction as data has at most, those within steps counted each. Default 64.
+    pub steps_max: u32,
 }
 
 // SAFETY: repr(C), begins with its size, and has integers and pointers only.
@@ -329,7 +330,7 @@ unsafe impl Options for gateway_config {
         backends_max: 10_000,
         events_max: 16_384,
         due_max: 1_024,
-        reserved: 0,
+        steps_max: 64,
     };
 }
 
@@ -411,7 +412,6 @@ impl gateway_config {
     /// # Safety
     /// Each pointer is NULL or points to what its field says.
     pub(crate) unsafe fn read(&self) -> Result<GatewayConfig, Failure> {
-        reserved(self.reserved)?;
         let free = freed(self.idempotency_free)?;
         let payer = |value, field| choice(value, &[Payer::Customer, Payer::House], field);
         let billing = BillingPolicy::default()
@@ -464,7 +464,8 @@ impl gateway_config {
             .events_max(self.events_max)
             .settle_within(Span::from_nanos(self.settle_within))
             .clock_jump_max(Span::from_nanos(self.clock_jump_max))
-            .due_max(self.due_max))
+            .due_max(self.due_max)
+            .steps_max(self.steps_max))
     }
 }
 
@@ -482,7 +483,7 @@ mod tests {
     #[test]
     fn no_struct_of_options_has_a_gap() {
         // With whole words, and no gap before the end, no size tells half of a field.
-        assert_eq!(size_of::<gateway_customer_policy>(), 8 * 3 + 4 * 6);
+        assert_eq!(size_of::<gateway_customer_policy>(), 8 * 5 + 4 * 4);
         assert_eq!(size_of::<gateway_backoff_config>(), 8 * 5 + 4 * 4);
         assert_eq!(size_of::<gateway_breaker_config>(), 8 * 5 + 4 * 8);
         assert_eq!(size_of::<gateway_config>(), 8 * 21 + 4 * 24);

@@ -41,10 +41,12 @@ pub struct gateway_submit_options {
     pub timeout_run: u64,
     /// Longest time from submission to the end; 0: as configured.
     pub timeout_total: u64,
+    /// Tokens its start takes from the customer's rate. Default 1.
+    pub tokens: u64,
     /// The lane it waits in, `GATEWAY_PRIORITY_NORMAL` by default.
     pub priority: u32,
-    /// Tokens its start takes from the customer's rate. Default 1.
-    pub tokens: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), begins with its size, and has integers and pointers only.
@@ -60,8 +62,9 @@ unsafe impl Options for gateway_submit_options {
         timeout_start: 0,
         timeout_run: 0,
         timeout_total: 0,
-        priority: GATEWAY_PRIORITY_NORMAL,
         tokens: 1,
+        priority: GATEWAY_PRIORITY_NORMAL,
+        reserved: 0,
     };
 }
 
@@ -87,6 +90,7 @@ pub(crate) unsafe fn read_submit<'a>(
             payload(own.payload, own.payload_len)?,
         )
     };
+    super::reserved(own.reserved)?;
     let mut submit = Submit::new(job_id(id), customer, Route::parse(route)?)
         .payload(payload)
         .priority(names::priority(own.priority)?)

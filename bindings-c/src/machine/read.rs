@@ -91,14 +91,14 @@ pub struct gateway_backend {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct gateway_customer {
+    /// Whole tokens left, where `limited` is 1.
+    pub tokens: u64,
     /// Its share.
     pub weight: u32,
     /// Its jobs that run.
     pub running: u32,
     /// Its jobs that wait.
     pub queued: u32,
-    /// Whole tokens left, where `limited` is 1.
-    pub tokens: u32,
     /// 1 where it has a rate limit.
     pub limited: u32,
     /// 1 where it has a policy of its own.

@@ -100,6 +100,7 @@ from .errors import (
     TableFullError,
     TooLateError,
     TooLongError,
+    TooManyStepsError,
     TransactionError,
     TruncatedError,
     UnknownBackendError,
@@ -111,7 +112,7 @@ from .errors import (
     UsageExceedsElapsedError,
 )
 from .gateway import Gateway, Settlements
-from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter
+from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter, WindowLimiter
 from .transaction import Group, Step, Transaction
 from .values import (
     Advance,
@@ -125,6 +126,7 @@ from .values import (
     BreakerStatus,
     CancelReason,
     Corrected,
+    Correction,
     Counters,
     CustomerView,
     DeviceTime,
@@ -186,6 +188,7 @@ __all__ = [
     "ConfigError",
     "ContradictionError",
     "Corrected",
+    "Correction",
     "CorruptError",
     "Counters",
     "CustomerPolicy",
@@ -266,6 +269,7 @@ __all__ = [
     "Timeouts",
     "TooLateError",
     "TooLongError",
+    "TooManyStepsError",
     "Transaction",
     "TransactionError",
     "TruncatedError",
@@ -280,6 +284,7 @@ __all__ = [
     "WaitReason",
     "WatchEvent",
     "WatchKind",
+    "WindowLimiter",
     "__version__",
     "error_codes",
     "instant",

@@ -46,7 +46,34 @@ ConfigError = InputError
 
 
 class FullError(GatewayError):
-    """A bounded table has no room left. 3xx."""
+    """A bounded table has no room left; ``field`` names its limit. 3xx."""
+
+    scope: str
+    """Whose limit it is: ``customer``, ``gateway`` or ``part``."""
+    measured: int
+    """What is in it. Of ``jobs`` of a gateway: jobs that have not ended, and settlements that are not confirmed."""
+    max: int
+    """The limit."""
+    retry_at_ns: int | None
+    """The first instant at which there will be room by itself; ``None`` where that is not known."""
+
+    def __init__(
+        self,
+        message: str,
+        field: str | None = None,
+        scope: str = "part",
+        measured: int = 0,
+        max: int = 0,
+        retry_at_ns: int | None = None,
+    ) -> None:
+        super().__init__(message, field)
+        self.scope = scope
+        self.measured = measured
+        self.max = max
+        self.retry_at_ns = retry_at_ns
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.message, self.field, self.scope, self.measured, self.max, self.retry_at_ns))
 
 
 class SubmitError(GatewayError):
@@ -372,6 +399,12 @@ class NoStepError(TransactionError):
     """There is no step in it."""
 
     number, code = 1402, "no_step"
+
+
+class TooManyStepsError(TransactionError):
+    """It has more steps than the gateway's ``steps_max``."""
+
+    number, code = 1403, "too_many_steps"
 
 
 def _leaves(cls: type[GatewayError]) -> list[type[GatewayError]]:

@@ -436,6 +436,25 @@ class DeviceTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Correction:
+    """What makes a settlement a correction: the epoch and the number of the first entry it corrects, by whose lease, when, and
+    what is taken back."""
+
+    corrects_epoch: int
+    corrects: int
+    lease: int
+    at_ns: int
+    usage_credit_ns: int
+    absorbed_credit_ns: int
+    charge_credit_micros: int
+
+    @property
+    def charge_credit(self) -> Decimal:
+        """What is given back."""
+        return _decimal(self.charge_credit_micros, 6)
+
+
+@dataclass(frozen=True, slots=True)
 class Corrected:
     """What a usage that was told late came to; ``settlement`` is the number of the correcting entry, if there is one."""
 

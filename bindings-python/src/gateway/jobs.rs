@@ -31,7 +31,7 @@ impl PyGateway {
         payload: Option<Body>,
         priority: Option<In<Priority>>,
         estimate: Option<GpuSeconds>,
-        tokens: u32,
+        tokens: u64,
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,

@@ -52,7 +52,7 @@ impl PyGateway {
                         idempotency_free_failed=false, idempotency_free_cancelled=false, customers_max=1_000_000,
                         customer_idle=Seconds(Span::from_secs(600)), routes_max=10_000, families_max=1_000,
                         backends_max=10_000, events_max=16_384, settle_within=Seconds(Span::from_secs(60)),
-                        clock_jump_max=Seconds(Span::from_secs(3_600)), due_max=1_024, config=None, snapshot=None,
+                        clock_jump_max=Seconds(Span::from_secs(3_600)), due_max=1_024, steps_max=64, config=None, snapshot=None,
                         replica=None, entropy=None, clock=None, now_ns=None),
         text_signature = "(*, backends=None, customers=None, prices=None, seed=None, ordering='fair', \
                         age_after=None, customer=None, estimate=1, lease_for=300, timeouts=None, backoff=None, \
@@ -61,7 +61,7 @@ impl PyGateway {
                         idempotency_for=86400, idempotency_keys_max=1000000, idempotency_free_failed=False, \
                         idempotency_free_cancelled=False, customers_max=1000000, \
                         customer_idle=600, routes_max=10000, families_max=1000, backends_max=10000, \
-                        events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, config=None, \
+                        events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, steps_max=64, config=None, \
                         snapshot=None, replica=None, entropy=None, clock=None, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
@@ -99,6 +99,7 @@ impl PyGateway {
         settle_within: Seconds,
         clock_jump_max: Seconds,
         due_max: u32,
+        steps_max: u32,
         config: Option<&str>,
         snapshot: Option<&[u8]>,
         replica: Option<&[u8]>,
@@ -152,7 +153,8 @@ impl PyGateway {
                 .events_max(events_max)
                 .settle_within(settle_within.0)
                 .clock_jump_max(clock_jump_max.0)
-                .due_max(due_max),
+                .due_max(due_max)
+                .steps_max(steps_max),
         };
         let mut gateway = Gateway::new(config, now).or_raise(py)?;
         if let Some(entropy) = entropy {

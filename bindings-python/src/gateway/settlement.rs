@@ -1,19 +1,19 @@
 //! What one job cost, as the host writes it down.
 
-use libgateway::{Money, Price, Settlement, Timestamp};
+use libgateway::{Money, Settlement, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyTuple};
 
 use crate::convert::decimal;
 use crate::ids::PyJobId;
 use crate::spec::{quoted, value};
-use crate::values::device_times;
+use crate::values::{ToPy, device_times};
 use crate::words::Word;
 
 /// What one job cost. Each job that ended has exactly one first entry, and a correction for each usage that was told late.
 /// A host drops an entry whose ``epoch`` and ``number`` it has, a first entry of a job that it has a first entry of from another
 /// epoch, and a correction of an entry that it dropped. What a customer owes is the sum of ``charge`` less the sum of
-/// ``charge_credit``. ``to_json`` is a line for a ledger.
+/// ``correction.charge_credit``. ``to_json`` is a line for a ledger.
 #[pyclass(module = "libgateway", name = "Settlement", frozen)]
 pub(crate) struct PySettlement(pub(crate) Settlement);
 
@@ -123,18 +123,6 @@ impl PySettlement {
         self.0.price.map(|price| price.to_string())
     }
 
-    /// Its amount in micro-units, for each ``price_per_ns`` of GPU time.
-    #[getter]
-    fn price_micros(&self) -> Option<u64> {
-        self.0.price.map(Price::micros)
-    }
-
-    /// The GPU time that ``price_micros`` is for, in nanoseconds.
-    #[getter]
-    fn price_per_ns(&self) -> Option<u64> {
-        self.0.price.map(|price| price.per().as_nanos())
-    }
-
     /// Version of the price book.
     #[getter]
     fn price_version(&self) -> u32 {
@@ -153,52 +141,10 @@ impl PySettlement {
         self.0.charge.map(|charge| decimal(py, &charge.to_string())).transpose()
     }
 
-    /// The number of the entry it corrects; ``None``: it is the first one of its job.
+    /// What makes it a correction, a ``Correction``; ``None``: it is the first entry of its job.
     #[getter]
-    fn corrects(&self) -> Option<u64> {
-        self.0.correction.map(|own| own.corrects)
-    }
-
-    /// The epoch of the entry it corrects.
-    #[getter]
-    fn corrects_epoch(&self) -> Option<u64> {
-        self.0.correction.map(|own| own.corrects_epoch.as_u64())
-    }
-
-    /// The lease whose usage was told late, in a correction.
-    #[getter]
-    fn lease(&self) -> Option<u64> {
-        self.0.correction.map(|own| own.lease.as_u64())
-    }
-
-    /// When it was told, in nanoseconds, in a correction.
-    #[getter]
-    fn corrected_ns(&self) -> Option<u64> {
-        self.0.correction.map(|own| own.at.as_nanos())
-    }
-
-    /// GPU time the customer no longer pays for, in nanoseconds; 0 but in a correction.
-    #[getter]
-    fn usage_credit_ns(&self) -> u64 {
-        self.0.correction.map_or(0, |own| own.usage_credit.as_nanos())
-    }
-
-    /// GPU time that is no longer absorbed, in nanoseconds; 0 but in a correction.
-    #[getter]
-    fn absorbed_credit_ns(&self) -> u64 {
-        self.0.correction.map_or(0, |own| own.absorbed_credit.as_nanos())
-    }
-
-    /// What is given back in micro-units; 0 but in a correction.
-    #[getter]
-    fn charge_credit_micros(&self) -> u64 {
-        self.0.correction.map_or(0, |own| own.charge_credit.as_micros())
-    }
-
-    /// The same, a ``Decimal``.
-    #[getter]
-    fn charge_credit<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        decimal(py, &self.0.correction.map_or(Money::ZERO, |own| own.charge_credit).to_string())
+    fn correction<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyAny>>> {
+        self.0.correction.map(|own| own.to_py(py)).transpose()
     }
 
     /// When the job was submitted, in nanoseconds.

@@ -26,6 +26,7 @@ use crate::words::In;
 pub(crate) struct PySteps(Mutex<Vec<Item>>);
 
 #[derive(Clone)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are single steps")]
 enum Item {
     Leaf(Leaf<'static>),
     All(Vec<Leaf<'static>>),
@@ -50,7 +51,7 @@ impl PySteps {
         payload: Option<Body>,
         priority: Option<In<Priority>>,
         estimate: Option<GpuSeconds>,
-        tokens: u32,
+        tokens: u64,
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,

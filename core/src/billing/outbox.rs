@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Full, InputError, OutboxError};
+use crate::error::{Full, InputError, OutboxError, Scope};
 use crate::id::is_unheard_of;
 use crate::time::{Clock, Span, Timestamp};
 
@@ -142,7 +142,7 @@ impl<T> Outbox<T> {
     /// O(1) amortised.
     pub fn push(&mut self, entry: T) -> Result<u64, Full> {
         if !self.has_room(1) {
-            return Err(Full { what: "outbox", max: u64::from(self.config.outbox_max) });
+            return Err(Full::new("outbox", Scope::Part, self.len() as u64, self.config.outbox_max.into()));
         }
         let seq = self.next_seq;
         self.fresh.push_back(entry);
@@ -602,7 +602,7 @@ mod tests {
         let mut outbox = outbox(2);
         let batch = outbox.take(2, at(0)).unwrap();
         assert!(outbox.has_room(0) && !outbox.has_room(1) && !outbox.has_room(usize::MAX));
-        assert_eq!(outbox.push(9), Err(Full { what: "outbox", max: 2 }));
+        assert_eq!(outbox.push(9), Err(Full::new("outbox", Scope::Part, 2, 2)));
         assert_eq!(outbox.pushed_total(), 2);
         outbox.confirm(batch).unwrap();
         assert!(outbox.has_room(2) && !outbox.has_room(3));

@@ -20,7 +20,7 @@ use super::settlement::Spent;
 use super::state::State;
 use crate::backend::{Verdict, check_range};
 use crate::billing::Usage;
-use crate::error::{Full, InputError, JobError, LeaseError, SubmitError};
+use crate::error::{Full, InputError, JobError, LeaseError, Scope, SubmitError};
 use crate::id::{JobId, LeaseId, NAME_LEN_MAX, check_name};
 use crate::job::{
     CancelReason, Content, Extra, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts,
@@ -58,7 +58,7 @@ pub struct Submit<'a> {
     pub estimate: Option<GpuNanos>,
     /// Tokens its start takes from the customer's rate limit.
     #[serde(default = "one")]
-    pub tokens: u32,
+    pub tokens: u64,
     /// What a backend should have loaded: a LoRA, a checkpoint, a prefix.
     #[serde(default)]
     pub affinity: Option<Cow<'a, str>>,
@@ -110,7 +110,7 @@ impl<'a> Submit<'a> {
 
     /// Sets [`Submit::tokens`].
     #[must_use]
-    pub fn tokens(mut self, tokens: u32) -> Self {
+    pub fn tokens(mut self, tokens: u64) -> Self {
         self.tokens = tokens;
         self
     }
@@ -188,14 +188,17 @@ impl State {
         }
         let policy = customer.map_or(&self.config.customer, |customer| self.policy(customer));
         if let Some(rate) = policy.rate.filter(|rate| submit.tokens > rate.burst()) {
-            let (value, max) = (u64::from(submit.tokens), u64::from(rate.burst()));
+            let (value, max) = (submit.tokens, rate.burst());
             return Err(InputError::OutOfRange { field: "tokens", value, min: 0, max }.into());
         }
-        if customer.map_or(0, |customer| self.customers[customer].queued) >= policy.queued_max {
-            return Err(Full { what: "queued", max: u64::from(policy.queued_max) }.into());
+        let queued = customer.map_or(0, |customer| self.customers[customer].queued);
+        if queued >= policy.queued_max {
+            return Err(Full::new("queued", Scope::Customer, queued.into(), policy.queued_max.into()).into());
         }
-        if self.jobs.live() as usize + self.outbox.len() >= self.config.jobs_max as usize {
-            return Err(Full { what: "jobs", max: u64::from(self.config.jobs_max) }.into());
+        let jobs = self.jobs.live() as usize + self.outbox.len();
+        if jobs >= self.config.jobs_max as usize {
+            let full = Full::new("jobs", Scope::Gateway, jobs as u64, self.config.jobs_max.into());
+            return Err(full.with_settlements().into());
         }
         if customer.is_none() && self.customers.is_full() {
             return Err(self.customers.full().into());
@@ -207,7 +210,7 @@ impl State {
         }
 
         // Nothing below can be refused.
-        let unreachable = || SubmitError::Full(Full { what: "jobs", max: 0 });
+        let unreachable = || SubmitError::Full(Full::new("jobs", Scope::Gateway, 0, 0));
         let route = match route {
             RouteFound::Known(route) => route,
             RouteFound::New(record) => self.insert_route(name, record).ok_or_else(unreachable)?,
@@ -329,7 +332,7 @@ enum RouteFound {
     New(RouteRecord),
 }
 
-fn one() -> u32 {
+fn one() -> u64 {
     1
 }
 

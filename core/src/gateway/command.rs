@@ -170,6 +170,14 @@ macro_rules! commands {
         }
 
         impl<'a> Step<'a> {
+            /// How many steps it counts for.
+            fn len(&self) -> u64 {
+                match self {
+                    Self::All(leaves) | Self::FirstOf(leaves) => (leaves.len() as u64).max(1),
+                    _ => 1,
+                }
+            }
+
             /// The steps within it, or itself as the only one.
             fn into_leaf(self) -> Result<Leaf<'a>, Group<Leaf<'a>>> {
                 match self {
@@ -283,6 +291,13 @@ commands! {
 enum Group<T> {
     All(Vec<T>),
     FirstOf(Vec<T>),
+}
+
+impl<T> Group<T> {
+    fn len(&self, each: impl Fn(&T) -> u64) -> u64 {
+        let (Self::All(steps) | Self::FirstOf(steps)) = self;
+        steps.iter().map(each).sum()
+    }
 }
 
 /// The answer to a command as data.
@@ -518,6 +533,11 @@ impl Gateway {
     }
 
     fn apply_group(&mut self, now: Timestamp, group: Group<Step<'_>>) -> Reply {
+        let (len, max) = (group.len(Step::len), self.state.config.steps_max);
+        if len > u64::from(max) {
+            let error = ErrorReply::from(&TransactionError::TooManySteps { len, max });
+            return self.run(now, |_| Reply::Error(error));
+        }
         let result = self.transaction(now, |tx| {
             tx.group(group, |tx, step| match step.into_leaf() {
                 Ok(leaf) => tx.leaf(leaf),

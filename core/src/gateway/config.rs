@@ -34,7 +34,7 @@ pub struct GatewayConfig {
     pub ordering: Ordering,
     /// A waiting job is lifted one lane each time it has waited so long; `None` switches ageing off.
     pub age_after: Option<Span>,
-    /// Customers without a policy of their own get this one.
+    /// Customers without a policy of their own get this one. The default limits nobody.
     pub customer: CustomerPolicy,
     /// GPU time a job is expected to take when its submission does not say.
     pub estimate: GpuNanos,
@@ -91,9 +91,14 @@ pub struct GatewayConfig {
     pub clock_jump_max: Span,
     /// Deadlines one call handles at most; while more are due the machine's time stands still.
     pub due_max: u32,
+    /// Steps a transaction as data ([`crate::Command::All`], [`crate::Command::FirstOf`]) has at most, those within steps
+    /// counted each.
+    pub steps_max: u32,
 }
 
-/// What a customer may do and what it is worth.
+/// What a customer may do and what it is worth. By default that is anything: a gateway without a policy limits nobody, and
+/// only tells who is to be served first. Give [`GatewayConfig::customer`] a `rate`, a `running_max` and a `queued_max` where
+/// strangers submit.
 ///
 /// ```
 /// use libgateway::{CustomerPolicy, RateLimit};
@@ -199,6 +204,7 @@ impl Default for GatewayConfig {
             settle_within: Span::from_secs(60),
             clock_jump_max: Span::from_secs(3_600),
             due_max: 1_024,
+            steps_max: 64,
         }
     }
 }
@@ -300,6 +306,8 @@ impl GatewayConfig {
         clock_jump_max: Span,
         /// Sets [`GatewayConfig::due_max`].
         due_max: u32,
+        /// Sets [`GatewayConfig::steps_max`].
+        steps_max: u32,
     }
 
     pub(crate) fn keys(&self) -> KeyLimits {
@@ -341,7 +349,8 @@ impl GatewayConfig {
         some("events_max", self.events_max)?;
         check_range("settle_within", self.settle_within.as_nanos(), 1, u64::MAX)?;
         check_range("clock_jump_max", self.clock_jump_max.as_nanos(), 1, u64::MAX)?;
-        some("due_max", self.due_max)
+        some("due_max", self.due_max)?;
+        some("steps_max", self.steps_max)
     }
 }
 

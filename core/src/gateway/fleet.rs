@@ -157,7 +157,7 @@ impl State {
         let bucket = &mut self.customers[customer].bucket;
         match (old, new) {
             (Some(old), Some(new)) => bucket.rescale(&old, &new, self.now),
-            (None, Some(new)) => *bucket = TokenBucket::full(&new, self.now),
+            (None, Some(_)) => *bucket = TokenBucket::full(),
             (_, None) => {}
         }
         self.customers[customer].policy = policy;

@@ -1,10 +1,5 @@
 //! Leases that have ended and may still be told what they used.
 
-#![expect(
-    clippy::indexing_slicing,
-    reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
-)]
-
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -20,7 +15,7 @@ use super::settlement::{Correction, DeviceTime, Party, SettlementRecord};
 use super::state::State;
 use super::undo::Undo;
 use crate::billing::{Capped, Excess, Money, Price, Usage, allowed};
-use crate::error::{BillingError, Full, InputError, LeaseError};
+use crate::error::{BillingError, Full, InputError, LeaseError, Scope};
 use crate::id::{Epoch, JobId, LeaseId};
 use crate::job::{JobState, Task};
 use crate::time::{GpuNanos, Span, Timestamp};
@@ -320,8 +315,10 @@ impl State {
         let (charge, credit) = if rises { (amount, Money::ZERO) } else { (Money::ZERO, amount) };
 
         let kept = settled.number.filter(|_| self.config.billing.settlements);
-        if kept.is_some() && self.jobs.live() as usize + self.outbox.len() >= self.config.jobs_max as usize {
-            return Err(Full { what: "jobs", max: u64::from(self.config.jobs_max) }.into());
+        let jobs = self.jobs.live() as usize + self.outbox.len();
+        if kept.is_some() && jobs >= self.config.jobs_max as usize {
+            let full = Full::new("jobs", Scope::Gateway, jobs as u64, self.config.jobs_max.into());
+            return Err(full.with_settlements().into());
         }
         let scalars = &mut self.scalars;
         scalars.counters.corrections += 1;

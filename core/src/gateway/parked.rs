@@ -213,7 +213,6 @@ impl State {
     /// When a customer has so many tokens; `None`: it has them now.
     fn tokens_at(&self, customer: u32, need: u64) -> Option<Timestamp> {
         let rate = self.policy(customer).rate.as_ref().filter(|_| need > 0)?;
-        let need = u32::try_from(need).unwrap_or(u32::MAX);
         match self.customers[customer].bucket.peek(rate, need, self.now) {
             Acquire::Allow { .. } => None,
             Acquire::Deny { until } => Some(until),
@@ -243,7 +242,7 @@ impl State {
 
     pub(crate) fn parked_place(&self, slot: u32) -> Place {
         let job = &self.jobs[slot];
-        let need = if job.hot.hold == Hold::Throttled { u64::from(job.tokens) } else { 0 };
+        let need = if job.hot.hold == Hold::Throttled { job.tokens } else { 0 };
         (job.customer, self.table.routes[job.route].class, need, job.key.sequence(), slot)
     }
 

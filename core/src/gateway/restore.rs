@@ -188,7 +188,8 @@ impl Builder {
             let record = &mut self.state.customers[id];
             record.order = order;
             record.bucket = bucket;
-            ensure(bucket.last() <= self.state.now, "bucket")?;
+            let (rate, now) = (self.state.policy(id).rate, self.state.now);
+            ensure(rate.is_none_or(|rate| bucket.fits(&rate, now)), "bucket")?;
             self.timers.extend(timer.map(|at| (id, at)));
             self.state.set_woken(id, woken);
             self.customers.push(id);

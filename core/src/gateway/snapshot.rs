@@ -333,7 +333,7 @@ pub(crate) struct JobBody {
     pub(crate) created: Timestamp,
     pub(crate) estimate: u64,
     pub(crate) affinity: u64,
-    pub(crate) tokens: u32,
+    pub(crate) tokens: u64,
     pub(crate) started: Timestamp,
     pub(crate) since: Timestamp,
     pub(crate) version: u32,

@@ -26,7 +26,7 @@ use crate::backoff::Backoff;
 use crate::billing::{Outbox, PriceBook};
 use crate::id::{Epoch, JobId};
 use crate::job::{Content, Deadlines, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
-use crate::limiter::{RateLimit, TokenBucket};
+use crate::limiter::TokenBucket;
 use crate::queue::{Entrant, Key, Places};
 use crate::registry::Registry;
 use crate::time::{Clock, Timestamp};
@@ -369,8 +369,7 @@ impl State {
     }
 
     pub(crate) fn insert_customer(&mut self, name: &str, policy: Option<Arc<CustomerPolicy>>) -> Option<u32> {
-        let rate = policy.as_deref().unwrap_or(&self.config.customer).rate;
-        let bucket = rate.map_or(NO_BUCKET, |rate| TokenBucket::full(&rate, self.now));
+        let bucket = TokenBucket::full();
         let order = self.scalars.customer;
         let record = Customer { order, policy, bucket, running: 0, queued: 0, refs: 0 };
         let customer = self.customers.insert(name, record).ok()?;
@@ -528,9 +527,6 @@ impl State {
         }
     }
 }
-
-/// What stands for the bucket of a customer without a rate.
-const NO_BUCKET: TokenBucket = TokenBucket::full(&RateLimit::per_second(0, 0), Timestamp::EPOCH);
 
 pub(crate) fn not_before(job: &Job) -> Timestamp {
     job.extra.as_ref().map_or(Timestamp::EPOCH, |extra| extra.not_before)

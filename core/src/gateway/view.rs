@@ -134,7 +134,7 @@ pub struct CustomerView {
     /// Its jobs that wait.
     pub queued: u32,
     /// Whole tokens left; `None`: without limit.
-    pub tokens: Option<u32>,
+    pub tokens: Option<u64>,
     /// Its price tier.
     pub tier: String,
     /// Whether it has a policy of its own.

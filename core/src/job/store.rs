@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::keys::{Idempotency, KeyLimits};
 use super::table::{Content, Extra, Hold, Job, JobHot, JobTable, NO_LEASE, TableLimits};
 use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Payload, Priority, Task, Timeouts};
-use crate::coded::{Full, InputError};
+use crate::coded::{Full, InputError, Scope};
 use crate::error::{JobError, SubmitError};
 use crate::failure::FailureClass;
 use crate::id::{JobId, NAME_LEN_MAX, check_name};
@@ -241,7 +241,7 @@ impl JobStore {
         Self {
             config,
             table: JobTable::new(TableLimits { retain_for, retained_max, retained_bytes_max, keys, timeouts, seed }),
-            customers: Registry::new("customers", u32::MAX, seed),
+            customers: Registry::of_part("customers", u32::MAX, seed),
             clock,
             now: clock.now(),
             sequence: 0,
@@ -274,7 +274,9 @@ impl JobStore {
             return Err(SubmitError::DuplicateJob { job: job.id });
         }
         if self.table.live() >= self.config.jobs_max {
-            return Err(Full { what: "jobs", max: u64::from(self.config.jobs_max) }.into());
+            let (live, max) = (self.table.live().into(), self.config.jobs_max.into());
+            let full = Full::new("jobs", Scope::Part, live, max);
+            return Err(full.retry_at(self.table.timers.next_deadline()).into());
         }
         let customer = match known {
             Some(customer) => customer,

@@ -38,7 +38,7 @@ pub(crate) struct Job {
     pub(crate) customer: u32,
     pub(crate) route: u32,
     /// Tokens its first lease takes from the customer's bucket.
-    pub(crate) tokens: u32,
+    pub(crate) tokens: u64,
     pub(crate) task: Task,
     pub(crate) hot: JobHot,
 }

@@ -1,5 +1,7 @@
 //! One bucket for each of a bounded number of keys.
 
+mod answer;
+
 use alloc::borrow::ToOwned;
 use alloc::vec::Vec;
 use core::borrow::Borrow;
@@ -8,17 +10,19 @@ use core::hash::Hash;
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
+pub use self::answer::KeyedAcquire;
 use super::order::Order;
 use super::{Acquire, RateHeaders, RateLimit, TokenBucket};
 use crate::error::InputError;
 use crate::hashing::KeyHasher;
-use crate::time::{Span, Timestamp};
+use crate::time::{Clock, Span, Timestamp};
 
 /// The settings of a [`KeyedRateLimiter`].
 ///
 /// ```
 /// use libgateway::{KeyedRateLimiterConfig, RateLimit};
 /// let config = KeyedRateLimiterConfig::default().limit(RateLimit::per_second(5, 10)).keys_max(1_000);
+/// let config = config.overflow(RateLimit::per_second(50, 50));
 /// assert_eq!((config.limit.burst(), config.keys_max), (10, 1_000));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +33,13 @@ pub struct KeyedRateLimiterConfig {
     pub limit: RateLimit,
     /// The most keys that are remembered at once, at least one. Only keys whose bucket is not full need to be.
     pub keys_max: u32,
+    /// The limit that new keys share while there is no room to remember them; `None` is that of a hundredth of `keys_max`
+    /// keys. A burst of 0 refuses them.
+    pub overflow: Option<RateLimit>,
+    /// A key that has called again stays remembered for so long after its last call, at least, though its bucket be full:
+    /// while strangers fill the limiter, who came before keeps a bucket of its own. Default 10 minutes. Up to half of
+    /// `keys_max` stay so.
+    pub known_for: Span,
     /// What keys are hashed with. Give random bits where strangers choose the keys, or they can choose keys that collide.
     /// No answer depends on it.
     pub seed: u64,
@@ -36,12 +47,15 @@ pub struct KeyedRateLimiterConfig {
 
 /// Rate limits by key: each key has a bucket of the same [`RateLimit`], full when first seen.
 ///
-/// At most `keys_max` buckets are kept. When there is no room for a new key, a bucket that is full again is forgotten,
-/// which nobody can tell: a full bucket and none are the same. If none is full, the answer is [`KeyedAcquire::Full`].
-/// So answers depend on the calls alone, never on the seed, the memory's layout or which bucket was forgotten.
+/// At most `keys_max` buckets are kept. When there is no room for a new key, one whose bucket is full again is forgotten:
+/// a full bucket and none are the same. Of those the one that may be forgotten for longest goes, and a key that has
+/// called again (a known one) not before [`KeyedRateLimiterConfig::known_for`] after its last call. If none may be
+/// forgotten, new keys take from one bucket that they share, and the answer says so: [`KeyedAcquire::Shared`], or
+/// [`KeyedAcquire::Full`] when that has no tokens either. So a flood of made-up keys takes nothing from known ones, and
+/// not all from new ones. Answers depend on the calls alone, never on the seed or the memory's layout.
 ///
-/// Any `now` may be passed: time that goes back counts as the latest time the limiter has seen, for any key. How long a
-/// key may be is for the caller to check.
+/// Any `now` may be passed, as with [`crate::RateLimiter`]; there is one clock for all keys, so a wild reading that comes
+/// with one of them does not lock the others. How long a key may be is for the caller to check.
 ///
 /// ```
 /// use libgateway::{KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, RateLimit, Timestamp};
@@ -60,43 +74,52 @@ pub struct KeyedRateLimiterConfig {
 #[derive(Clone)]
 pub struct KeyedRateLimiter<K> {
     config: KeyedRateLimiterConfig,
-    /// Latest time seen. Without it a forgotten bucket could be told from a kept one by going back in time.
-    now: Timestamp,
+    clock: Clock,
+    /// The machine's time of the latest promise, for any key.
+    awaited: Timestamp,
     hasher: KeyHasher,
     /// Key and bucket lie in the table itself: the check of a known key touches two cache lines.
     entries: HashTable<Entry<K>>,
     order: Order,
+    /// What new keys share while there is no room.
+    shared: TokenBucket,
+    overflow: RateLimit,
+    /// Entries that are known.
+    known: u32,
+    /// The age of the next key.
+    next_age: u32,
 }
 
-/// Whether tokens of a key were taken.
+/// All that a [`KeyedRateLimiter`]'s answers depend on beside its configuration, in an order of its own.
 ///
 /// ```
-/// use libgateway::{KeyedAcquire, Span, Timestamp};
-/// let answer = KeyedAcquire::Full { until: Timestamp::from_secs(3) };
-/// assert_eq!(answer.retry_after(Timestamp::from_secs(1)), Some(Span::from_secs(2)));
+/// use libgateway::{KeyedRateLimiter, KeyedRateLimiterConfig, KeyedSnapshot, Timestamp};
+/// let config = KeyedRateLimiterConfig::default();
+/// let mut limiter = KeyedRateLimiter::<String>::new(config, Timestamp::EPOCH)?;
+/// let _ = limiter.try_acquire("acme", 600, Timestamp::EPOCH);
+/// let text = serde_json::to_string(&limiter.snapshot()).unwrap();
+/// let snapshot: KeyedSnapshot<String> = serde_json::from_str(&text).unwrap();
+/// let restored = KeyedRateLimiter::restore(config, snapshot)?;
+/// assert_eq!(restored.available("acme", Timestamp::from_secs(2)), 600);
+/// # Ok::<(), libgateway::error::InputError>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[must_use]
-pub enum KeyedAcquire {
-    /// They were taken.
-    Allow {
-        /// Whole tokens left.
-        remaining: u32,
-    },
-    /// Not yet: the key is out of tokens. Nothing was taken.
-    Deny {
-        /// The first nanosecond at which the same call is allowed if nobody takes tokens of this key before.
-        until: Timestamp,
-    },
-    /// Not ever: the cost is above the burst, or the tokens do not come before the end of time.
-    Never,
-    /// Not yet: the key is new and there is no room to remember it. Nothing was taken.
-    Full {
-        /// The first nanosecond at which the same call is allowed if nobody takes tokens before; [`Timestamp::MAX`] if
-        /// no bucket will ever be full again.
-        until: Timestamp,
-    },
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyedSnapshot<K> {
+    clock: Clock,
+    awaited: Timestamp,
+    shared: TokenBucket,
+    next_age: u32,
+    keys: Vec<KeyState<K>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeyState<K> {
+    key: K,
+    bucket: TokenBucket,
+    seen: u32,
+    age: u32,
 }
 
 #[derive(Clone)]
@@ -104,6 +127,8 @@ struct Entry<K> {
     key: K,
     bucket: TokenBucket,
     slot: u32,
+    /// The end of the granule of time in which a known key called last; 0 for one that has not called again.
+    seen: u32,
 }
 
 impl KeyedRateLimiterConfig {
@@ -121,6 +146,29 @@ impl KeyedRateLimiterConfig {
         self
     }
 
+    /// Sets the limit that new keys share while there is no room.
+    #[must_use]
+    pub const fn overflow(mut self, overflow: RateLimit) -> Self {
+        self.overflow = Some(overflow);
+        self
+    }
+
+    /// The limit that new keys share: that of one key in a hundred, so that all keys together get no more than a hundredth
+    /// above what `keys_max` allows.
+    fn overflow_or_default(&self) -> RateLimit {
+        let keys = u64::from(self.keys_max / 100).max(1);
+        let (amount, burst) = (self.limit.amount().saturating_mul(keys), self.limit.burst().saturating_mul(keys));
+        // What is too large to be counted is as good as what one key has.
+        self.overflow.unwrap_or_else(|| RateLimit::new(amount, self.limit.per(), burst).unwrap_or(self.limit))
+    }
+
+    /// Sets for how long a known key stays remembered after its last call.
+    #[must_use]
+    pub const fn known_for(mut self, known_for: Span) -> Self {
+        self.known_for = known_for;
+        self
+    }
+
     /// Sets what keys are hashed with.
     #[must_use]
     pub const fn seed(mut self, seed: u64) -> Self {
@@ -131,7 +179,13 @@ impl KeyedRateLimiterConfig {
 
 impl Default for KeyedRateLimiterConfig {
     fn default() -> Self {
-        Self { limit: RateLimit::default(), keys_max: 100_000, seed: 0 }
+        Self {
+            limit: RateLimit::default(),
+            keys_max: 100_000,
+            overflow: None,
+            known_for: Span::from_secs(600),
+            seed: 0,
+        }
     }
 }
 
@@ -146,33 +200,37 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         }
         Ok(Self {
             config,
-            now,
+            clock: Clock::new(now),
+            awaited: now,
             hasher: KeyHasher::new(config.seed),
             entries: HashTable::new(),
             order: Order::default(),
+            shared: TokenBucket::full(),
+            overflow: config.overflow_or_default(),
+            known: 0,
+            next_age: 0,
         })
     }
 
     /// A limiter as [`KeyedRateLimiter::snapshot`] described it, answering as the original would. `config` carries the
-    /// limit that was last set, `now` is the original's [`KeyedRateLimiter::now`] or later.
+    /// limit that was last set. What passed meanwhile is made up for by the first reading of the clock.
     ///
     /// # Errors
     /// As [`KeyedRateLimiter::new`]; then, whichever comes first, [`InputError::Repeated`] for a key that stands there
-    /// twice or [`InputError::TooLong`] for more than `keys_max` keys. Full buckets are passed over.
+    /// twice, [`InputError::TooLong`] for more than `keys_max` keys, or [`InputError::OutOfRange`] for a bucket that owes
+    /// more than its burst.
     ///
     /// # Complexity
     /// O(keys log keys).
-    pub fn restore(
-        config: KeyedRateLimiterConfig,
-        now: Timestamp,
-        buckets: impl IntoIterator<Item = (K, TokenBucket)>,
-    ) -> Result<Self, InputError> {
-        let mut limiter = Self::new(config, now)?;
-        for (key, bucket) in buckets {
-            limiter.now = limiter.now.max(bucket.last());
-            if bucket.is_full(&config.limit, now) {
-                continue;
-            }
+    pub fn restore(config: KeyedRateLimiterConfig, snapshot: KeyedSnapshot<K>) -> Result<Self, InputError> {
+        let KeyedSnapshot { clock, awaited, shared, next_age, keys } = snapshot;
+        let mut limiter = Self { clock, awaited, shared, next_age, ..Self::new(config, clock.now())? };
+        let owes = |bucket: &TokenBucket, limit: &RateLimit| {
+            let error = InputError::OutOfRange { field: "bucket", value: u64::MAX, min: 0, max: limit.burst() };
+            if bucket.fits(limit, clock.now()) { Ok(()) } else { Err(error) }
+        };
+        owes(&shared, &limiter.overflow)?;
+        for KeyState { key, bucket, seen, age } in keys {
             let hash = limiter.hasher.hash(&key);
             if limiter.entries.find(hash, |entry| entry.key == key).is_some() {
                 return Err(InputError::Repeated { field: "keys" });
@@ -181,7 +239,9 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
             if limiter.entries.len() == max {
                 return Err(InputError::TooLong { field: "keys", len: max.saturating_add(1), max });
             }
-            limiter.insert(hash, key, bucket);
+            owes(&bucket, &config.limit)?;
+            limiter.insert(hash, key, bucket, seen, age);
+            limiter.known += u32::from(seen > 0);
         }
         Ok(limiter)
     }
@@ -193,17 +253,28 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// # Complexity
     /// O(1) for a known key, else amortised O(log keys).
     #[inline]
-    pub fn try_acquire<Q>(&mut self, key: &Q, cost: u32, now: Timestamp) -> KeyedAcquire
+    pub fn try_acquire<Q>(&mut self, key: &Q, cost: u64, now: Timestamp) -> KeyedAcquire
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ToOwned<Owned = K> + ?Sized,
     {
-        self.now = self.now.max(now);
+        self.clock.observe_awaited(now, self.awaited);
+        let now = self.clock.now();
         let hash = self.hasher.hash(key);
-        match self.entries.find_mut(hash, |entry| entry.key.borrow() == key) {
-            Some(entry) => entry.bucket.try_acquire(&self.config.limit, cost, self.now).into(),
+        let answer: KeyedAcquire = match self.entries.find_mut(hash, |entry| entry.key.borrow() == key) {
+            Some(entry) => {
+                let seen = granule_end(now);
+                if entry.seen != seen && cost > 0 {
+                    Self::see(entry, seen, &mut self.known, self.config.keys_max);
+                }
+                entry.bucket.try_acquire(&self.config.limit, cost, now).into()
+            }
             None => self.try_acquire_new(hash, key, cost),
+        };
+        if let KeyedAcquire::Deny { until } | KeyedAcquire::Full { until } = answer {
+            self.awaited = until;
         }
+        answer.to_host(&self.clock)
     }
 
     /// What [`KeyedRateLimiter::try_acquire`] would answer. It is `&mut` only to catch up on the order of keys, which
@@ -211,30 +282,36 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     ///
     /// # Complexity
     /// As [`KeyedRateLimiter::try_acquire`].
-    pub fn peek<Q>(&mut self, key: &Q, cost: u32, now: Timestamp) -> KeyedAcquire
+    pub fn peek<Q>(&mut self, key: &Q, cost: u64, now: Timestamp) -> KeyedAcquire
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let now = self.now.max(now);
-        if let Some(bucket) = self.bucket(key) {
-            return bucket.peek(&self.config.limit, cost, now).into();
-        }
-        let answer = TokenBucket::full(&self.config.limit, now).peek(&self.config.limit, cost, now);
-        if cost == 0 || !answer.is_allowed() || self.entries.len() < self.config.keys_max as usize {
-            return answer.into();
-        }
-        match self.first_full(now) {
-            Ok(_) => answer.into(),
-            Err(until) => KeyedAcquire::Full { until },
-        }
+        let clock = self.peek_clock(now);
+        let now = clock.now();
+        let answer = match self.bucket(key) {
+            Some(bucket) => bucket.peek(&self.config.limit, cost, now).into(),
+            None => {
+                let answer = TokenBucket::full().peek(&self.config.limit, cost, now);
+                if cost == 0 || !answer.is_allowed() || self.has_room() {
+                    answer.into()
+                } else {
+                    match self.first_to_leave(now) {
+                        Ok(_) => answer.into(),
+                        Err(until) => without_room(self.shared.peek(&self.overflow, cost, now), until),
+                    }
+                }
+            }
+        };
+        answer.to_host(&clock)
     }
 
-    /// Gives `cost` tokens of `key` back, up to the burst.
+    /// Gives `cost` tokens of `key` back, up to the burst. Nothing goes back to the bucket that new keys share: a key that
+    /// is not remembered has all its tokens.
     ///
     /// # Complexity
     /// O(log keys).
-    pub fn refund<Q>(&mut self, key: &Q, cost: u32)
+    pub fn refund<Q>(&mut self, key: &Q, cost: u64)
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
@@ -243,17 +320,18 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         // A key that is not there has a full bucket.
         if let Some(entry) = self.entries.find_mut(hash, |entry| entry.key.borrow() == key) {
             entry.bucket.refund(&self.config.limit, cost);
-            self.order.lower(entry.slot, entry.bucket.full_at(&self.config.limit));
+            self.order.lower(entry.slot, entry.leaves_at(&self.config));
         }
     }
 
-    /// Whole tokens `key` has at `now`.
-    pub fn available<Q>(&self, key: &Q, now: Timestamp) -> u32
+    /// Whole tokens `key` has at `now`: all of them where it is not remembered. Whether there is room for a new key,
+    /// [`KeyedRateLimiter::peek`] says.
+    pub fn available<Q>(&self, key: &Q, now: Timestamp) -> u64
     where
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.bucket_or_full(key).available(&self.config.limit, self.now.max(now))
+        self.bucket(key).unwrap_or_default().available(&self.config.limit, self.peek_clock(now).now())
     }
 
     /// What the rate limit headers for `key` say at `now`.
@@ -262,7 +340,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.bucket_or_full(key).headers(&self.config.limit, self.now.max(now))
+        self.bucket(key).unwrap_or_default().headers(&self.config.limit, self.peek_clock(now).now())
     }
 
     /// The settings, with the limit that was last set.
@@ -270,13 +348,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         &self.config
     }
 
-    /// The latest time seen.
-    pub const fn now(&self) -> Timestamp {
-        self.now
-    }
-
-    /// How many keys are remembered. Some may be full already and be forgotten when there is need; a restored copy does
-    /// not have those, so nothing should be decided by this number.
+    /// How many keys are remembered. Some may be full already and be forgotten when there is need.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -287,19 +359,34 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     }
 
     /// Changes the limit of all keys at `now`. A key keeps the tokens it has, up to the new burst, see
-    /// [`TokenBucket::rescale`]; a key that is full stays full, whether it is remembered or not.
+    /// [`TokenBucket::rescale`]; a key that is full stays full, whether it is remembered or not. Where the shared bucket
+    /// has no limit of its own it changes likewise.
     ///
     /// # Complexity
-    /// O(keys): the order in which buckets become full changes with the limit. It is not a call for every request.
+    /// O(keys log keys): the order in which buckets become full changes with the limit. It is not a call for every
+    /// request.
     pub fn set_limit(&mut self, limit: RateLimit, now: Timestamp) {
-        self.now = self.now.max(now);
-        let (old, now) = (self.config.limit, self.now);
+        self.clock.observe_awaited(now, self.awaited);
+        let (old, now) = (self.config.limit, self.clock.now());
+        let change = |bucket: &mut TokenBucket, old: &RateLimit, limit: &RateLimit| {
+            if bucket.is_full(old, now) {
+                *bucket = TokenBucket::full();
+            } else {
+                bucket.rescale(old, limit, now);
+            }
+        };
         self.config.limit = limit;
-        self.rebuild(|entry| {
-            let keep = !entry.bucket.is_full(&old, now);
-            entry.bucket.rescale(&old, &limit, now);
-            keep
-        });
+        let overflow = self.config.overflow_or_default();
+        change(&mut self.shared, &self.overflow, &overflow);
+        self.overflow = overflow;
+        let mut bounds: Vec<_> = core::iter::repeat_n(Timestamp::EPOCH, self.order.slots()).collect();
+        for entry in &mut self.entries {
+            change(&mut entry.bucket, &old, &limit);
+            if let Some(bound) = bounds.get_mut(entry.slot as usize) {
+                *bound = entry.leaves_at(&self.config);
+            }
+        }
+        self.order.reset(|slot| bounds.get(slot as usize).copied().unwrap_or_default());
     }
 
     /// Forgets a key, which is full from then on. Says whether it was remembered.
@@ -314,7 +401,7 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
         let hash = self.hasher.hash(key);
         let Ok(entry) = self.entries.find_entry(hash, |entry| entry.key.borrow() == key) else { return false };
         let (entry, _) = entry.remove();
-        self.order.remove(entry.slot);
+        self.drop_slot(entry.slot, entry.seen);
         true
     }
 
@@ -324,32 +411,44 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     /// # Complexity
     /// O(keys).
     pub fn retain(&mut self, mut keep: impl FnMut(&K, &TokenBucket) -> bool) {
-        self.rebuild(|entry| keep(&entry.key, &entry.bucket));
+        let Self { entries, order, known, .. } = self;
+        entries.retain(|entry| {
+            let kept = keep(&entry.key, &entry.bucket);
+            if !kept {
+                order.remove(entry.slot);
+                *known -= u32::from(entry.seen > 0);
+            }
+            kept
+        });
     }
 
-    /// Forgets up to `at_most` keys that are full again at `now`, to give room early; returns how many. Nobody needs
-    /// to call it: room is made when it is needed.
+    /// Forgets up to `at_most` keys that may be forgotten at `now`, to give room early; returns how many. Nobody needs to
+    /// call it: room is made when it is needed.
     ///
     /// # Complexity
     /// Amortised O(log keys) for each key forgotten.
     pub fn evict_full(&mut self, now: Timestamp, at_most: usize) -> usize {
-        self.now = self.now.max(now);
+        self.clock.observe_awaited(now, self.awaited);
         (0..at_most).take_while(|_| self.evict().is_ok()).count()
     }
 
-    /// The buckets that are not full, by key: with [`KeyedRateLimiter::config`] and [`KeyedRateLimiter::now`] all that
-    /// an answer depends on. Two limiters that had the same calls give the same, however their memory lies.
+    /// What [`KeyedRateLimiter::restore`] makes a copy of, together with [`KeyedRateLimiter::config`]. Two limiters that
+    /// had the same calls give the same, whatever their seed.
     ///
     /// # Complexity
     /// O(keys log keys).
-    pub fn snapshot(&self) -> Vec<(K, TokenBucket)>
+    pub fn snapshot(&self) -> KeyedSnapshot<K>
     where
         K: Ord + Clone,
     {
-        let limited = self.entries.iter().filter(|entry| !entry.bucket.is_full(&self.config.limit, self.now));
-        let mut buckets: Vec<_> = limited.map(|entry| (entry.key.clone(), entry.bucket)).collect();
-        buckets.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
-        buckets
+        let states = self.entries.iter().map(|entry| {
+            let Entry { key, bucket, slot, seen } = entry.clone();
+            KeyState { key, bucket, seen, age: self.order.age(slot) }
+        });
+        let mut keys: Vec<_> = states.collect();
+        keys.sort_unstable_by(|one, other| one.key.cmp(&other.key));
+        let Self { clock, awaited, shared, next_age, .. } = *self;
+        KeyedSnapshot { clock, awaited, shared, next_age, keys }
     }
 
     /// Checks that keys, hashes, slots and bounds agree.
@@ -360,83 +459,100 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     pub fn check_invariants(&self) {
         assert!(self.entries.len() <= self.config.keys_max as usize, "keys are bounded");
         self.order.check_invariants(self.entries.len());
+        let known = self.entries.iter().filter(|entry| entry.seen > 0).count();
+        assert_eq!(known, self.known as usize, "known keys are counted");
+        assert!(self.shared.fits(&self.overflow, self.clock.now()), "the shared bucket is one of its limit");
         for entry in &self.entries {
             assert_eq!(self.hasher.hash(&entry.key), self.order.hash(entry.slot), "a slot knows its key's hash");
-            assert!(
-                self.order.bound(entry.slot) <= entry.bucket.full_at(&self.config.limit),
-                "bounds are lower bounds"
-            );
-            assert!(entry.bucket.last() <= self.now, "no bucket is ahead of the limiter");
+            assert!(self.order.bound(entry.slot) <= entry.leaves_at(&self.config), "bounds are lower bounds");
+            assert!(entry.bucket.fits(&self.config.limit, self.clock.now()), "a bucket is one of the limit");
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn try_acquire_new<Q>(&mut self, hash: u64, key: &Q, cost: u32) -> KeyedAcquire
+    fn try_acquire_new<Q>(&mut self, hash: u64, key: &Q, cost: u64) -> KeyedAcquire
     where
         Q: ToOwned<Owned = K> + ?Sized,
     {
-        let mut bucket = TokenBucket::full(&self.config.limit, self.now);
-        let answer = bucket.try_acquire(&self.config.limit, cost, self.now);
+        let now = self.clock.now();
+        let mut bucket = TokenBucket::full();
+        let answer = bucket.try_acquire(&self.config.limit, cost, now);
         if cost == 0 || !answer.is_allowed() {
             return answer.into();
         }
-        if self.entries.len() >= self.config.keys_max as usize {
+        if !self.has_room() {
             if let Err(until) = self.evict() {
-                return KeyedAcquire::Full { until };
+                return without_room(self.shared.try_acquire(&self.overflow, cost, now), until);
             }
         }
-        self.insert(hash, key.to_owned(), bucket);
+        let age = self.next_age;
+        self.next_age = age.wrapping_add(1);
+        self.insert(hash, key.to_owned(), bucket, 0, age);
         answer.into()
     }
 
-    /// Remembers a key that is not there yet. There must be room.
-    fn insert(&mut self, hash: u64, key: K, bucket: TokenBucket) {
-        let slot = self.order.insert(hash, bucket.full_at(&self.config.limit));
-        self.entries.insert_unique(hash, Entry { key, bucket, slot }, |entry| self.order.hash(entry.slot));
+    /// A remembered key has called: it becomes known where there is room for known ones, or is seen again.
+    #[cold]
+    #[inline(never)]
+    fn see(entry: &mut Entry<K>, seen: u32, known: &mut u32, keys_max: u32) {
+        if entry.seen == 0 {
+            if *known >= keys_max / 2 {
+                return;
+            }
+            *known += 1;
+        }
+        entry.seen = seen;
     }
 
-    /// Forgets one key that is full, or says when there will be one.
+    fn peek_clock(&self, now: Timestamp) -> Clock {
+        let mut clock = self.clock;
+        clock.observe_awaited(now, self.awaited);
+        clock
+    }
+
+    fn has_room(&self) -> bool {
+        self.entries.len() < self.config.keys_max as usize
+    }
+
+    /// Remembers a key that is not there yet. There must be room.
+    fn insert(&mut self, hash: u64, key: K, bucket: TokenBucket, seen: u32, age: u32) {
+        let mut entry = Entry { key, bucket, slot: 0, seen };
+        entry.slot = self.order.insert(hash, entry.leaves_at(&self.config), age);
+        self.entries.insert_unique(hash, entry, |entry| self.order.hash(entry.slot));
+    }
+
+    /// Forgets the key that may be forgotten for longest, or says when one may be.
     fn evict(&mut self) -> Result<(), Timestamp> {
-        let (slot, hash) = self.first_full(self.now)?;
+        let (slot, hash) = self.first_to_leave(self.clock.now())?;
         if let Ok(entry) = self.entries.find_entry(hash, |entry| entry.slot == slot) {
-            entry.remove();
+            let (entry, _) = entry.remove();
+            self.drop_slot(slot, entry.seen);
         }
-        self.order.remove(slot);
         Ok(())
     }
 
-    /// Slot and hash of a key that is full at `now`, or the instant of the next that will be.
-    ///
-    /// Each turn of the loop makes one bound true. It stays true until that key takes tokens again, so there are never
-    /// more turns than calls that took tokens.
-    fn first_full(&mut self, now: Timestamp) -> Result<(u32, u64), Timestamp> {
-        while let Some((slot, hash, bound)) = self.order.first() {
-            let Some(entry) = self.entries.find(hash, |entry| entry.slot == slot) else { break };
-            // Not by comparing `full_at` with `now`: at the end of time that would take "never" for "now".
-            if entry.bucket.is_full(&self.config.limit, now) {
-                return Ok((slot, hash));
-            }
-            let full_at = entry.bucket.full_at(&self.config.limit);
-            if full_at == bound {
-                return Err(full_at);
-            }
-            self.order.raise_first(full_at);
-        }
-        Err(Timestamp::MAX)
+    fn drop_slot(&mut self, slot: u32, seen: u32) {
+        self.order.remove(slot);
+        self.known -= u32::from(seen > 0);
     }
 
-    /// Keeps the entries for which `keep` is true and gives each a new slot with a true bound.
-    fn rebuild(&mut self, mut keep: impl FnMut(&mut Entry<K>) -> bool) {
-        let mut order = Order::default();
-        self.entries.retain(|entry| {
-            let kept = keep(entry);
-            if kept {
-                entry.slot = order.insert(self.order.hash(entry.slot), entry.bucket.full_at(&self.config.limit));
+    /// Slot and hash of the key that may be forgotten first, or from when it may be if that is after `now`.
+    ///
+    /// Each turn of the loop makes one bound true. It stays true until that key calls again, so there are never more
+    /// turns than calls. Only a true bound is acted on: which key is forgotten must not depend on when bounds were raised.
+    fn first_to_leave(&mut self, now: Timestamp) -> Result<(u32, u64), Timestamp> {
+        while let Some((slot, hash, bound)) = self.order.first() {
+            let Some(entry) = self.entries.find(hash, |entry| entry.slot == slot) else { break };
+            let leaves_at = entry.leaves_at(&self.config);
+            if leaves_at != bound {
+                self.order.raise_first(leaves_at);
+                continue;
             }
-            kept
-        });
-        self.order = order;
+            // "Never" is not "now", not even at the end of time.
+            return if leaves_at <= now && leaves_at < Timestamp::MAX { Ok((slot, hash)) } else { Err(leaves_at) };
+        }
+        Err(Timestamp::MAX)
     }
 
     fn bucket<Q>(&self, key: &Q) -> Option<TokenBucket>
@@ -446,13 +562,16 @@ impl<K: Hash + Eq> KeyedRateLimiter<K> {
     {
         self.entries.find(self.hasher.hash(key), |entry| entry.key.borrow() == key).map(|entry| entry.bucket)
     }
+}
 
-    fn bucket_or_full<Q>(&self, key: &Q) -> TokenBucket
-    where
-        K: Borrow<Q>,
-        Q: Hash + Eq + ?Sized,
-    {
-        self.bucket(key).unwrap_or_else(|| TokenBucket::full(&self.config.limit, self.now))
+impl<K> Entry<K> {
+    /// The instant from which the key may be forgotten: its bucket is full, and if it is known it was long unseen.
+    fn leaves_at(&self, config: &KeyedRateLimiterConfig) -> Timestamp {
+        let full_at = self.bucket.full_at(&config.limit);
+        if self.seen == 0 {
+            return full_at;
+        }
+        full_at.max(Timestamp::from_nanos(u64::from(self.seen) << GRANULE_BITS) + config.known_for)
     }
 }
 
@@ -461,312 +580,29 @@ impl<K> core::fmt::Debug for KeyedRateLimiter<K> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("KeyedRateLimiter")
             .field("config", &self.config)
-            .field("now", &self.now)
+            .field("clock", &self.clock)
             .field("len", &self.entries.len())
             .finish_non_exhaustive()
     }
 }
 
-impl KeyedAcquire {
-    /// Whether the tokens were taken.
-    pub const fn is_allowed(self) -> bool {
-        matches!(self, Self::Allow { .. })
-    }
-
-    /// How long to wait for the same call to be allowed: nothing if it was, `None` if it never will be.
-    pub const fn retry_after(self, now: Timestamp) -> Option<Span> {
-        match self {
-            Self::Allow { .. } => Some(Span::ZERO),
-            Self::Deny { until } => Some(until.since(now)),
-            Self::Full { until } if until.as_nanos() < u64::MAX => Some(until.since(now)),
-            Self::Never | Self::Full { .. } => None,
-        }
+/// The answer to a new key for which there will be room at `until`, from the bucket that new keys share.
+fn without_room(shared: Acquire, until: Timestamp) -> KeyedAcquire {
+    match shared {
+        Acquire::Allow { remaining } => KeyedAcquire::Shared { remaining },
+        Acquire::Deny { until: tokens_at } => KeyedAcquire::Full { until: until.min(tokens_at) },
+        Acquire::Never => KeyedAcquire::Full { until },
     }
 }
 
-impl From<Acquire> for KeyedAcquire {
-    #[inline]
-    fn from(answer: Acquire) -> Self {
-        match answer {
-            Acquire::Allow { remaining } => Self::Allow { remaining },
-            Acquire::Deny { until } => Self::Deny { until },
-            Acquire::Never => Self::Never,
-        }
-    }
+/// The end of the granule that `now` lies in, in granules; at least 1.
+#[inline]
+fn granule_end(now: Timestamp) -> u32 {
+    ((now.as_nanos() >> GRANULE_BITS) as u32).saturating_add(1)
 }
+
+/// Known keys are seen to 2^32 ns, about 4.3 s: it spares a write for each call, and a key four bytes.
+const GRANULE_BITS: u32 = 32;
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::string::{String, ToString};
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn at(nanos: u64) -> Timestamp {
-        Timestamp::from_nanos(nanos)
-    }
-
-    fn limiter<K: Hash + Eq>(limit: RateLimit, keys_max: u32) -> KeyedRateLimiter<K> {
-        let config = KeyedRateLimiterConfig::default().limit(limit).keys_max(keys_max);
-        KeyedRateLimiter::new(config, Timestamp::EPOCH).unwrap()
-    }
-
-    #[test]
-    fn keys_do_not_share_tokens_and_are_found_by_borrowed_text() {
-        let mut limiter = limiter::<String>(RateLimit::per_second(1, 1), 10);
-        for key in ["acme", "zoo", ""] {
-            assert!(limiter.try_acquire(key, 1, at(0)).is_allowed());
-            assert!(!limiter.try_acquire(&key.to_string(), 1, at(0)).is_allowed());
-        }
-        assert_eq!((limiter.len(), limiter.available("acme", at(0)), limiter.available("new", at(0))), (3, 0, 1));
-    }
-
-    #[test]
-    fn a_new_key_is_refused_until_the_exact_instant_at_which_a_bucket_is_full() {
-        let mut limiter = limiter::<u64>(RateLimit::per_second(1_000_000_000, 100), 2);
-        assert!(limiter.try_acquire(&1, 10, at(0)).is_allowed());
-        assert!(limiter.try_acquire(&2, 20, at(0)).is_allowed());
-        // Key 1 moves behind key 2: its old bound is now too low.
-        assert!(limiter.try_acquire(&1, 50, at(0)).is_allowed());
-        assert_eq!(limiter.try_acquire(&3, 1, at(0)), KeyedAcquire::Full { until: at(20) });
-        assert_eq!(limiter.try_acquire(&3, 1, at(19)), KeyedAcquire::Full { until: at(20) });
-        assert_eq!(limiter.try_acquire(&3, 101, at(19)), KeyedAcquire::Never);
-        assert_eq!(limiter.try_acquire(&3, 0, at(19)), KeyedAcquire::Allow { remaining: 100 });
-        assert_eq!(limiter.peek(&3, 1, at(20)), KeyedAcquire::Allow { remaining: 99 });
-        assert_eq!(limiter.try_acquire(&3, 1, at(20)), KeyedAcquire::Allow { remaining: 99 });
-        assert_eq!((limiter.len(), limiter.available(&1, at(20)), limiter.available(&2, at(20))), (2, 60, 100));
-    }
-
-    #[test]
-    fn a_refund_makes_room_at_once() {
-        let mut limiter = limiter::<u64>(RateLimit::per_second(1, 10), 1);
-        assert!(limiter.try_acquire(&1, 10, at(0)).is_allowed());
-        assert_eq!(limiter.try_acquire(&2, 1, at(0)), KeyedAcquire::Full { until: Timestamp::from_secs(10) });
-        limiter.refund(&1, 4);
-        assert_eq!(limiter.try_acquire(&2, 1, at(0)), KeyedAcquire::Full { until: Timestamp::from_secs(6) });
-        limiter.refund(&1, u32::MAX);
-        assert!(limiter.try_acquire(&2, 1, at(0)).is_allowed());
-    }
-
-    #[test]
-    fn without_refill_there_is_never_room_again_even_at_the_end_of_time() {
-        let mut limiter = limiter::<u64>(RateLimit::per_second(0, 10), 1);
-        assert!(limiter.try_acquire(&1, 1, at(0)).is_allowed());
-        let answer = limiter.try_acquire(&2, 1, Timestamp::MAX);
-        assert_eq!(answer, KeyedAcquire::Full { until: Timestamp::MAX });
-        assert_eq!(answer.retry_after(at(0)), None);
-        assert!(limiter.remove(&1) && !limiter.remove(&1));
-        assert!(limiter.try_acquire(&2, 1, at(0)).is_allowed());
-    }
-
-    #[test]
-    fn a_full_key_stays_full_under_a_larger_limit_remembered_or_not() {
-        let mut limiter = limiter::<u64>(RateLimit::per_second(1, 10), 5);
-        assert!(limiter.try_acquire(&1, 4, at(0)).is_allowed());
-        assert!(limiter.try_acquire(&2, 1, at(0)).is_allowed());
-        limiter.set_limit(RateLimit::per_second(1, 100), Timestamp::from_secs(1));
-        let available = |key| limiter.available(&key, Timestamp::from_secs(1));
-        assert_eq!((available(1), available(2), available(3)), (7, 100, 100));
-    }
-
-    #[test]
-    fn a_table_without_keys_is_refused() {
-        let config = KeyedRateLimiterConfig::default().keys_max(0);
-        let error = KeyedRateLimiter::<u64>::new(config, at(0)).unwrap_err();
-        assert_eq!(error, InputError::OutOfRange { field: "keys_max", value: 0, min: 1, max: u32::MAX.into() });
-    }
-
-    #[test]
-    fn a_copy_made_with_an_earlier_time_does_not_go_back_behind_its_buckets() {
-        let mut limiter = limiter::<u64>(RateLimit::per_second(1_000_000_000, 10), 2);
-        let _ = limiter.try_acquire(&1, 10, at(50));
-        let copy = KeyedRateLimiter::restore(*limiter.config(), at(3), limiter.snapshot()).unwrap();
-        copy.check_invariants();
-        assert_eq!((copy.now(), copy.available(&1, at(0)), copy.available(&1, at(54))), (at(50), 0, 4));
-    }
-
-    #[test]
-    fn a_copy_is_not_made_of_doubled_or_too_many_keys() {
-        let mut limiter = limiter::<u64>(RateLimit::per_second(1, 10), 2);
-        let _ = limiter.try_acquire(&1, 1, at(0));
-        let one = limiter.snapshot();
-        let _ = limiter.try_acquire(&2, 1, at(0));
-        let both = limiter.snapshot();
-        let restore = |config, keys| KeyedRateLimiter::restore(config, at(0), keys).map(|copy| copy.len());
-        assert_eq!(restore(*limiter.config(), both.clone()), Ok(2));
-        let twice = [one.clone(), one].concat();
-        assert_eq!(restore(*limiter.config(), twice), Err(InputError::Repeated { field: "keys" }));
-        let tight = limiter.config().keys_max(1);
-        assert_eq!(restore(tight, both), Err(InputError::TooLong { field: "keys", len: 2, max: 1 }));
-    }
-
-    /// The model: every key that is not full, in exact units, brought up to date by every call. It never evicts, because
-    /// a full key is not there.
-    #[derive(Clone)]
-    struct Model {
-        now: u128,
-        keys_max: usize,
-        token: u128,
-        rate: u128,
-        burst: u128,
-        levels: BTreeMap<u8, u128>,
-    }
-
-    impl Model {
-        fn new(limit: RateLimit, keys_max: u32) -> Self {
-            let mut model =
-                Self { now: 0, keys_max: keys_max as usize, token: 1, rate: 0, burst: 0, levels: BTreeMap::new() };
-            model.set_limit(limit, 0);
-            model
-        }
-
-        fn set_limit(&mut self, limit: RateLimit, now: u64) {
-            self.advance(now);
-            let (amount, per) = (u128::from(limit.amount()), u128::from(limit.per().as_nanos()));
-            let common = (1..=per).rev().find(|by| per % by == 0 && amount % by == 0).unwrap();
-            for level in self.levels.values_mut() {
-                *level = *level * (per / common) / self.token;
-            }
-            (self.token, self.rate, self.burst) = (per / common, amount / common, limit.burst().into());
-            self.advance(now);
-        }
-
-        fn advance(&mut self, now: u64) {
-            let (passed, full) = (u128::from(now).saturating_sub(self.now), self.burst * self.token);
-            self.now += passed;
-            self.levels.retain(|_, level| {
-                *level += passed * self.rate;
-                *level < full
-            });
-        }
-
-        fn wait(&self, missing: u128) -> Option<Timestamp> {
-            (self.rate > 0).then(|| at((self.now + missing.div_ceil(self.rate)) as u64))
-        }
-
-        fn try_acquire(&mut self, key: u8, cost: u32, now: u64) -> KeyedAcquire {
-            self.advance(now);
-            let (cost, full) = (u128::from(cost), self.burst * self.token);
-            if cost > self.burst {
-                return KeyedAcquire::Never;
-            }
-            let level = self.levels.get(&key).copied().unwrap_or(full);
-            let price = cost * self.token;
-            if price > level {
-                return self.wait(price - level).map_or(KeyedAcquire::Never, |until| KeyedAcquire::Deny { until });
-            }
-            if cost > 0 && self.levels.len() == self.keys_max && !self.levels.contains_key(&key) {
-                let first = self.levels.values().map(|level| full - level).min().unwrap();
-                return KeyedAcquire::Full { until: self.wait(first).unwrap_or(Timestamp::MAX) };
-            }
-            if level - price < full {
-                self.levels.insert(key, level - price);
-            }
-            KeyedAcquire::Allow { remaining: ((level - price) / self.token) as u32 }
-        }
-
-        fn refund(&mut self, key: u8, cost: u32) {
-            if let Some(level) = self.levels.get_mut(&key) {
-                *level += u128::from(cost) * self.token;
-            }
-            self.advance(0);
-        }
-
-        fn available(&self, key: u8) -> u32 {
-            (self.levels.get(&key).map_or(self.burst, |level| level / self.token)) as u32
-        }
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Acquire { key: u8, cost: u32 },
-        Refund { key: u8, cost: u32 },
-        SetLimit { limit: RateLimit },
-        Remove { key: u8 },
-        Retain { below: u8 },
-        EvictFull { at_most: usize },
-        Restore { seed: u64 },
-    }
-
-    fn limits() -> impl Strategy<Value = RateLimit> {
-        (0_u32..8, 1_u64..40, 0_u32..12)
-            .prop_map(|(amount, per, burst)| RateLimit::new(amount, Span::from_nanos(per), burst).unwrap())
-    }
-
-    /// An operation, and how the host's clock steps before it.
-    fn ops() -> impl Strategy<Value = Vec<(Op, i64)>> {
-        let step = prop_oneof![4 => Just(0_i64), 4 => 0_i64..12, 1 => 0_i64..400, 1 => -30_i64..0];
-        let op = prop_oneof![
-            12 => (0_u8..8, 0_u32..13).prop_map(|(key, cost)| Op::Acquire { key, cost }),
-            2 => (0_u8..8, 0_u32..9).prop_map(|(key, cost)| Op::Refund { key, cost }),
-            1 => limits().prop_map(|limit| Op::SetLimit { limit }),
-            1 => (0_u8..8).prop_map(|key| Op::Remove { key }),
-            1 => (0_u8..8).prop_map(|below| Op::Retain { below }),
-            1 => (0_usize..3).prop_map(|at_most| Op::EvictFull { at_most }),
-            1 => any::<u64>().prop_map(|seed| Op::Restore { seed }),
-        ];
-        proptest::collection::vec((op, step), 1..80)
-    }
-
-    proptest! {
-        #[test]
-        fn a_bounded_limiter_answers_like_one_that_never_forgets(limit in limits(), keys_max in 1_u32..6, ops in ops()) {
-            let mut model = Model::new(limit, keys_max);
-            let mut limiter = limiter::<u8>(limit, keys_max);
-            let mut now = 0_u64;
-            for (op, step) in ops {
-                now = now.saturating_add_signed(step);
-                match op {
-                    Op::Acquire { key, cost } => {
-                        let answer = limiter.peek(&key, cost, at(now));
-                        prop_assert_eq!(limiter.try_acquire(&key, cost, at(now)), answer);
-                        prop_assert_eq!(answer, model.try_acquire(key, cost, now));
-                        if let KeyedAcquire::Deny { until } | KeyedAcquire::Full { until } = answer {
-                            prop_assert!(until == Timestamp::MAX || limiter.clone().try_acquire(&key, cost, until).is_allowed());
-                            let early = at(until.as_nanos() - 1);
-                            prop_assert!(!limiter.clone().try_acquire(&key, cost, early).is_allowed());
-                        }
-                    }
-                    Op::Refund { key, cost } => {
-                        limiter.refund(&key, cost);
-                        model.refund(key, cost);
-                    }
-                    Op::SetLimit { limit } => {
-                        limiter.set_limit(limit, at(now));
-                        model.set_limit(limit, now);
-                    }
-                    Op::Remove { key } => {
-                        let remembered = limiter.remove(&key);
-                        prop_assert!(remembered || !model.levels.contains_key(&key));
-                        model.levels.remove(&key);
-                    }
-                    Op::Retain { below } => {
-                        limiter.retain(|key, _| *key < below);
-                        model.levels.retain(|key, _| *key < below);
-                    }
-                    Op::EvictFull { at_most } => {
-                        let before = limiter.len();
-                        let evicted = limiter.evict_full(at(now), at_most);
-                        model.advance(now);
-                        prop_assert_eq!(limiter.len(), before - evicted);
-                        prop_assert!(evicted == at_most || limiter.len() == model.levels.len());
-                    }
-                    Op::Restore { seed } => {
-                        let config = limiter.config().seed(seed);
-                        let copy = KeyedRateLimiter::restore(config, limiter.now(), limiter.snapshot()).unwrap();
-                        prop_assert_eq!(copy.snapshot(), limiter.snapshot());
-                        prop_assert_eq!(copy.len(), model.levels.len());
-                        limiter = copy;
-                    }
-                }
-                limiter.check_invariants();
-                for key in 0..8 {
-                    prop_assert_eq!(limiter.available(&key, at(0)), model.available(key));
-                    prop_assert_eq!(limiter.headers(&key, at(0)).remaining, model.available(key));
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -1,46 +1,47 @@
-//! Token buckets: how much, how fast, and when again.
+//! Limits: how much, how fast, and when again.
 //!
-//! [`RateLimit`] is the rule, [`TokenBucket`] the 16 bytes of state that many keys have each, [`RateLimiter`] one of
-//! both, [`KeyedRateLimiter`] one bucket for each of a bounded number of keys.
+//! [`RateLimit`] is the rule of a token bucket, [`TokenBucket`] the 16 bytes of state that many keys have each,
+//! [`RateLimiter`] one of both, [`KeyedRateLimiter`] one bucket for each of a bounded number of keys. [`WindowLimiter`] is
+//! stricter than a bucket: so many in any window of time, and not one more.
 
 mod bucket;
 mod keyed;
 mod order;
+mod window;
 
 use serde::{Deserialize, Serialize};
 
 pub use self::bucket::TokenBucket;
-pub use self::keyed::{KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig};
+pub use self::keyed::{KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, KeyedSnapshot};
+pub use self::window::{WindowLimit, WindowLimiter};
 use crate::error::InputError;
-use crate::time::{Span, Timestamp};
+use crate::time::{Clock, Span, Timestamp};
 
 /// The rule of a bucket: `amount` tokens flow in per `per`, evenly to the nanosecond, and at most `burst` are kept.
 ///
 /// An `amount` of 0 never refills: what was spent is gone. A `burst` of 0 lets nothing through that costs something.
+/// [`RateLimit::default`] is 100 a second, 1 000 kept.
 ///
 /// Levels are counted in units of which a whole number flows in each nanosecond (`amount` and `per` divided by what
-/// they have in common), so no refill ever rounds. The price: a full bucket must fit into 64 bits of such units. Per
-/// second it always does; else `burst × per / gcd(amount, per)` nanoseconds must be below 2^64, about 584 years.
+/// they have in common), so no refill ever rounds, whatever the amount and the period.
 ///
 /// ```
 /// use libgateway::{RateLimit, Span};
-/// let limit = RateLimit::new(90, Span::from_secs(60), 10)?;
-/// assert_eq!((limit.amount(), limit.per(), limit.burst()), (90, Span::from_secs(60), 10));
+/// let limit = RateLimit::new(9_973, Span::from_secs(30 * 86_400), 9_973)?;
+/// assert_eq!((limit.amount(), limit.per().as_secs_ceil(), limit.burst()), (9_973, 2_592_000, 9_973));
 /// assert_eq!(RateLimit::default(), RateLimit::per_second(100, 1_000));
 /// # Ok::<(), libgateway::error::InputError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "RateLimitFields", into = "RateLimitFields")]
 pub struct RateLimit {
-    amount: u32,
-    burst: u32,
+    amount: u64,
+    burst: u64,
     per: Span,
     /// Units in a token, at least one.
     token: u64,
     /// Units that flow in per nanosecond.
     rate: u64,
-    /// Units in a full bucket: `burst × token`.
-    capacity: u64,
     /// `(2^64 − 1) / token`: dividing by a token takes one multiplication and one correction.
     reciprocal: u64,
 }
@@ -49,9 +50,9 @@ pub struct RateLimit {
 #[derive(Serialize, Deserialize)]
 #[serde(rename = "RateLimit", deny_unknown_fields)]
 struct RateLimitFields {
-    amount: u32,
+    amount: u64,
     per: Span,
-    burst: u32,
+    burst: u64,
 }
 
 /// Whether tokens were taken.
@@ -68,7 +69,7 @@ pub enum Acquire {
     /// They were taken.
     Allow {
         /// Whole tokens left.
-        remaining: u32,
+        remaining: u64,
     },
     /// Not yet; nothing was taken.
     Deny {
@@ -91,9 +92,9 @@ pub enum Acquire {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RateHeaders {
     /// The burst: tokens of a full bucket.
-    pub limit: u32,
+    pub limit: u64,
     /// Whole tokens left.
-    pub remaining: u32,
+    pub remaining: u64,
     /// Time until the bucket is full again; [`Span::MAX`] if it never will be. Headers want
     /// [`Span::as_secs_ceil`].
     pub reset: Span,
@@ -101,8 +102,8 @@ pub struct RateHeaders {
 
 /// One bucket with its own limit. It starts full.
 ///
-/// Any `now` may be passed: time that goes back counts as the latest time seen. To undo a call, copy the limiter before
-/// it.
+/// Any `now` may be passed: the limiter has a [`Clock`], so that no wrong reading, ahead or back, stops the refill, and
+/// going back and forth makes no tokens. Instants in answers are of the host's clock.
 ///
 /// ```
 /// use libgateway::{Acquire, RateLimit, RateLimiter, Timestamp};
@@ -117,42 +118,45 @@ pub struct RateHeaders {
 pub struct RateLimiter {
     limit: RateLimit,
     bucket: TokenBucket,
+    clock: Clock,
+    /// The machine's time of the latest promise: a host that comes then is believed to have slept, whatever its clock did.
+    awaited: Timestamp,
 }
 
 impl RateLimit {
     /// A limit of `amount` tokens per `per`, at most `burst` kept.
     ///
     /// # Errors
-    /// [`InputError::OutOfRange`] for a `per` of zero, [`InputError::Overflow`] for a `burst` that does not fit into 64
-    /// bits of units.
-    pub const fn new(amount: u32, per: Span, burst: u32) -> Result<Self, InputError> {
+    /// [`InputError::OutOfRange`] for a `per` of zero, [`InputError::Overflow`] for a `burst` so large that it cannot be
+    /// counted: a full bucket, `burst × per / gcd(amount, per)` units, and what flows in until the year 2554 must fit into
+    /// 128 bits together. Every burst does that is below 2^63 at an amount and a period below 2^63.
+    pub const fn new(amount: u64, per: Span, burst: u64) -> Result<Self, InputError> {
         if per.is_zero() {
             return Err(InputError::OutOfRange { field: "per", value: 0, min: 1, max: u64::MAX });
         }
         let limit = Self::assemble(amount, per, burst);
-        match limit.token.checked_mul(burst as u64) {
+        match (limit.rate as u128 * HORIZON as u128).checked_add(limit.capacity()) {
             Some(_) => Ok(limit),
             None => Err(InputError::Overflow { field: "burst" }),
         }
     }
 
     /// A limit of `amount` tokens per second, at most `burst` kept.
-    pub const fn per_second(amount: u32, burst: u32) -> Self {
-        // 2^32 tokens of at most 10^9 units are below 2^62.
+    pub const fn per_second(amount: u64, burst: u64) -> Self {
+        // A token has at most 10^9 units, so a full bucket is below 2^94, and HORIZON leaves 2^95.
         Self::assemble(amount, Span::from_secs(1), burst)
     }
 
     /// The derived numbers; `per` must not be zero and the capacity must fit.
-    const fn assemble(amount: u32, per: Span, burst: u32) -> Self {
+    const fn assemble(amount: u64, per: Span, burst: u64) -> Self {
         // Nothing and `per` have `per` in common: a limit that never refills counts whole tokens.
-        let common = gcd(per.as_nanos(), amount as u64);
+        let common = gcd(per.as_nanos(), amount);
         let token = per.as_nanos() / common;
-        let capacity = token.saturating_mul(burst as u64);
-        Self { amount, burst, per, token, rate: amount as u64 / common, capacity, reciprocal: u64::MAX / token }
+        Self { amount, burst, per, token, rate: amount / common, reciprocal: u64::MAX / token }
     }
 
     /// Tokens that flow in per [`RateLimit::per`].
-    pub const fn amount(&self) -> u32 {
+    pub const fn amount(&self) -> u64 {
         self.amount
     }
 
@@ -162,26 +166,50 @@ impl RateLimit {
     }
 
     /// Tokens of a full bucket.
-    pub const fn burst(&self) -> u32 {
+    pub const fn burst(&self) -> u64 {
         self.burst
     }
 
-    /// Whole tokens in a level of at most `capacity`.
+    /// Units in a full bucket.
     #[inline]
-    const fn whole_tokens(&self, level: u64) -> u32 {
-        // The estimate is exact or one short, because `reciprocal > 2^64 / token − 1` and `level < 2^64`. No step can
-        // overflow, so the wrapping forms only spare the checks.
-        let estimate = ((level as u128 * self.reciprocal as u128) >> 64) as u64;
-        let rest = level.wrapping_sub(estimate.wrapping_mul(self.token));
-        estimate.wrapping_add((rest >= self.token) as u64) as u32
+    const fn capacity(&self) -> u128 {
+        self.burst as u128 * self.token as u128
+    }
+
+    /// Units that flow in from the Unix epoch until `now`.
+    #[inline]
+    const fn inflow(&self, now: Timestamp) -> u128 {
+        self.rate as u128 * now.as_nanos() as u128
+    }
+
+    /// Whole tokens in a bucket that `missing` units are missing from.
+    #[inline]
+    const fn tokens_without(&self, missing: u128) -> u64 {
+        if missing >> 64 != 0 {
+            return match missing.div_ceil(self.token as u128) {
+                tokens if tokens <= self.burst as u128 => self.burst - tokens as u64,
+                _ => 0,
+            };
+        }
+        // The estimate is exact or one short, because `reciprocal > 2^64 / token − 1` and `missing < 2^64`; a rest makes
+        // one more. No step can overflow, so the wrapping forms only spare the checks.
+        let missing = missing as u64;
+        let estimate = ((missing as u128 * self.reciprocal as u128) >> 64) as u64;
+        let rest = missing.wrapping_sub(estimate.wrapping_mul(self.token));
+        let tokens = estimate.wrapping_add((rest > 0) as u64).wrapping_add((rest > self.token) as u64);
+        self.burst.saturating_sub(tokens)
     }
 
     /// When `missing` units will have flowed in from `from` on.
-    fn wait(&self, missing: u64, from: Timestamp) -> Option<Timestamp> {
+    fn wait(&self, missing: u128, from: Timestamp) -> Option<Timestamp> {
         if self.rate == 0 {
             return None;
         }
-        from.checked_add(Span::from_nanos(missing.div_ceil(self.rate)))
+        let nanos = match u64::try_from(missing) {
+            Ok(missing) => missing.div_ceil(self.rate),
+            Err(_) => u64::try_from(missing.div_ceil(u128::from(self.rate))).ok()?,
+        };
+        from.checked_add(Span::from_nanos(nanos))
     }
 }
 
@@ -220,38 +248,54 @@ impl Acquire {
             Self::Never => None,
         }
     }
+
+    /// The answer as the host's clock shows it.
+    #[inline]
+    fn to_host(self, clock: &Clock) -> Self {
+        match self {
+            Self::Deny { until } => Self::Deny { until: clock.to_host(until) },
+            answer => answer,
+        }
+    }
 }
 
 impl RateLimiter {
     /// A limiter with a full bucket.
     pub const fn new(limit: RateLimit, now: Timestamp) -> Self {
-        Self { limit, bucket: TokenBucket::full(&limit, now) }
+        Self { limit, bucket: TokenBucket::full(), clock: Clock::new(now), awaited: now }
     }
 
     /// Takes `cost` tokens, or says when. A cost of 0 is always allowed.
     #[inline]
-    pub fn try_acquire(&mut self, cost: u32, now: Timestamp) -> Acquire {
-        self.bucket.try_acquire(&self.limit, cost, now)
+    pub fn try_acquire(&mut self, cost: u64, now: Timestamp) -> Acquire {
+        self.clock.observe_awaited(now, self.awaited);
+        let answer = self.bucket.try_acquire(&self.limit, cost, self.clock.now());
+        if let Acquire::Deny { until } = answer {
+            self.awaited = until;
+        }
+        answer.to_host(&self.clock)
     }
 
     /// What [`RateLimiter::try_acquire`] would answer.
-    pub fn peek(&self, cost: u32, now: Timestamp) -> Acquire {
-        self.bucket.peek(&self.limit, cost, now)
+    pub fn peek(&self, cost: u64, now: Timestamp) -> Acquire {
+        let mut copy = *self;
+        copy.try_acquire(cost, now)
     }
 
     /// Gives `cost` tokens back, up to the burst.
-    pub fn refund(&mut self, cost: u32) {
+    pub fn refund(&mut self, cost: u64) {
         self.bucket.refund(&self.limit, cost);
     }
 
     /// Whole tokens there are at `now`.
-    pub fn available(&self, now: Timestamp) -> u32 {
-        self.bucket.available(&self.limit, now)
+    pub fn available(&self, now: Timestamp) -> u64 {
+        self.bucket.available(&self.limit, self.peek_clock(now))
     }
 
-    /// The instant from which the bucket is full if nobody takes tokens; [`Timestamp::MAX`] if that never comes.
+    /// The instant from which the bucket is full if nobody takes tokens, which may have passed; [`Timestamp::MAX`] if it
+    /// never comes.
     pub fn full_at(&self) -> Timestamp {
-        self.bucket.full_at(&self.limit)
+        self.clock.to_host(self.bucket.full_at(&self.limit))
     }
 
     /// The limit.
@@ -261,13 +305,29 @@ impl RateLimiter {
 
     /// Changes the limit at `now`. The tokens there are stay, up to the new burst; see [`TokenBucket::rescale`].
     pub fn set_limit(&mut self, limit: RateLimit, now: Timestamp) {
-        self.bucket.rescale(&self.limit, &limit, now);
+        self.clock.observe_awaited(now, self.awaited);
+        self.bucket.rescale(&self.limit, &limit, self.clock.now());
         self.limit = limit;
     }
 
     /// What the rate limit headers say at `now`.
     pub fn headers(&self, now: Timestamp) -> RateHeaders {
-        self.bucket.headers(&self.limit, now)
+        self.bucket.headers(&self.limit, self.peek_clock(now))
+    }
+
+    fn peek_clock(&self, now: Timestamp) -> Timestamp {
+        let mut clock = self.clock;
+        clock.observe_awaited(now, self.awaited);
+        clock.now()
+    }
+
+    /// Checks that the bucket owes no more than it can.
+    ///
+    /// # Panics
+    /// If it does: that is a defect of the limiter.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn check_invariants(&self) {
+        assert!(self.bucket.fits(&self.limit, self.clock.now()), "at most all tokens are missing");
     }
 }
 
@@ -278,76 +338,8 @@ const fn gcd(mut a: u64, mut b: u64) -> u64 {
     a
 }
 
+/// Until two seconds before the end of time every limit counts exactly; it leaves room for the bucket.
+const HORIZON: u64 = u64::MAX - (1 << 31);
+
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    #[test]
-    fn a_limit_that_overflows_is_refused_and_the_largest_that_does_not_is_taken() {
-        let year = Span::from_secs(31_536_000);
-        assert_eq!(RateLimit::new(7, year, u32::MAX), Err(InputError::Overflow { field: "burst" }));
-        assert!(RateLimit::new(0, year, u32::MAX).is_ok());
-        assert!(RateLimit::new(u32::MAX, Span::MAX, 1).is_ok());
-        // A token of 2^64 − 1 units: one fits, two do not.
-        assert!(RateLimit::new(1, Span::MAX, 1).is_ok());
-        assert_eq!(RateLimit::new(1, Span::MAX, 2), Err(InputError::Overflow { field: "burst" }));
-        let zero = RateLimit::new(1, Span::ZERO, 1);
-        assert_eq!(zero, Err(InputError::OutOfRange { field: "per", value: 0, min: 1, max: u64::MAX }));
-        for amount in [0, 1, 7, u32::MAX] {
-            assert_eq!(RateLimit::per_second(amount, u32::MAX).burst(), u32::MAX);
-        }
-    }
-
-    #[test]
-    fn limits_are_validated_on_the_way_in() {
-        let limit: RateLimit = serde_json::from_str(r#"{"amount":5,"per":1000,"burst":3}"#).unwrap();
-        assert_eq!(limit, RateLimit::new(5, Span::from_micros(1), 3).unwrap());
-        assert_eq!(serde_json::to_string(&limit).unwrap(), r#"{"amount":5,"per":1000,"burst":3}"#);
-        assert_eq!(postcard::from_bytes::<RateLimit>(&postcard::to_allocvec(&limit).unwrap()), Ok(limit));
-        for text in [
-            r#"{"amount":5,"per":0,"burst":3}"#,
-            r#"{"amount":-5,"per":1000,"burst":3}"#,
-            r#"{"amount":5,"per":1000,"burst":-3}"#,
-            r#"{"amount":7,"per":31536000000000000,"burst":4294967295}"#,
-            r#"{"amount":5,"per":1000,"burst":3,"token":1}"#,
-            r#"{"amount":5,"per":1000}"#,
-        ] {
-            assert!(serde_json::from_str::<RateLimit>(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
-    fn a_new_limit_keeps_the_tokens_there_are() {
-        let now = Timestamp::from_secs(9);
-        let mut limiter = RateLimiter::new(RateLimit::per_second(3, 10), now);
-        let _ = limiter.try_acquire(6, now);
-        limiter.set_limit(RateLimit::per_second(7, 1_000), now);
-        assert_eq!(limiter.available(now), 4);
-        assert_eq!(limiter.limit().burst(), 1_000);
-        limiter.set_limit(RateLimit::per_second(7, 2), now);
-        assert_eq!((limiter.available(now), limiter.full_at()), (2, now));
-    }
-
-    #[test]
-    fn a_reset_that_never_comes_is_without_end() {
-        let mut limiter = RateLimiter::new(RateLimit::per_second(0, 5), Timestamp::EPOCH);
-        assert_eq!(limiter.headers(Timestamp::EPOCH).reset, Span::ZERO);
-        let _ = limiter.try_acquire(1, Timestamp::EPOCH);
-        let headers = limiter.headers(Timestamp::from_secs(1_000));
-        assert_eq!(headers, RateHeaders { limit: 5, remaining: 4, reset: Span::MAX });
-    }
-
-    proptest! {
-        #[test]
-        fn whole_tokens_is_division(amount in any::<u32>(), per in 1_u64.., burst in any::<u32>(), level in any::<u64>()) {
-            for shift in [0, 20, 32, 40, 63] {
-                let Ok(limit) = RateLimit::new(amount, Span::from_nanos((per >> shift).max(1)), burst) else { continue };
-                for level in [level.min(limit.capacity), limit.capacity, limit.capacity.saturating_sub(1), 0] {
-                    prop_assert_eq!(u64::from(limit.whole_tokens(level)), level / limit.token);
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! Which bucket is full again first: a heap that knows the place of each of its members.
+//! Which key may be forgotten first: a heap that knows the place of each of its members.
 
 #![expect(
     clippy::indexing_slicing,
@@ -9,10 +9,11 @@ use alloc::vec::Vec;
 
 use crate::time::Timestamp;
 
-/// Live slots by a lower bound of the instant at which their bucket is full, least first; each with its key's hash.
+/// Live slots by a lower bound of the instant from which their key may be forgotten, least first, and of equal ones the
+/// one that came first; each with its key's hash.
 ///
-/// Bounds may lag behind: taking tokens only makes an instant later, so traffic need not touch the order. Whoever wants
-/// the first asks for the truth and calls [`Order::raise_first`] until bound and truth agree.
+/// Bounds may lag behind: calls only make an instant later, so traffic need not touch the order. Whoever wants the first
+/// asks for the truth and calls [`Order::raise_first`] until bound and truth agree.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Order {
     /// A heap in which each node has up to [`ARITY`] children.
@@ -25,6 +26,8 @@ pub(super) struct Order {
 struct Node {
     bound: Timestamp,
     slot: u32,
+    /// Numbers the keys as they come; among equal bounds the lower goes first. It starts again after 2^32.
+    age: u32,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +39,7 @@ struct Slot {
 
 impl Order {
     /// Takes a slot. There must be fewer than 2^32 − 1 live ones.
-    pub(super) fn insert(&mut self, hash: u64, bound: Timestamp) -> u32 {
+    pub(super) fn insert(&mut self, hash: u64, bound: Timestamp, age: u32) -> u32 {
         let place = self.nodes.len();
         let taken = Slot { hash, place: place as u32 };
         let slot = match self.free.pop() {
@@ -49,7 +52,7 @@ impl Order {
                 (self.slots.len() - 1) as u32
             }
         };
-        self.nodes.push(Node { bound, slot });
+        self.nodes.push(Node { bound, slot, age });
         self.sift_up(place);
         slot
     }
@@ -79,7 +82,29 @@ impl Order {
         }
     }
 
-    /// Tells that the bucket of a live slot may be full from `bound` on already.
+    /// Gives each live slot a new bound.
+    pub(super) fn reset(&mut self, mut bound: impl FnMut(u32) -> Timestamp) {
+        for node in &mut self.nodes {
+            node.bound = bound(node.slot);
+        }
+        // What is sorted is a heap.
+        self.nodes.sort_unstable_by_key(Node::rank);
+        for (place, node) in self.nodes.iter().enumerate() {
+            self.slots[node.slot as usize].place = place as u32;
+        }
+    }
+
+    /// Slots there are, live or free: all numbers are below.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The age that came with a live slot.
+    pub(super) fn age(&self, slot: u32) -> u32 {
+        self.nodes[self.slots[slot as usize].place as usize].age
+    }
+
+    /// Tells that the key of a live slot may be forgotten from `bound` on already.
     pub(super) fn lower(&mut self, slot: u32, bound: Timestamp) {
         let place = self.slots[slot as usize].place as usize;
         if bound < self.nodes[place].bound {
@@ -97,7 +122,7 @@ impl Order {
         let node = self.nodes[place];
         while place > 0 {
             let parent = (place - 1) / ARITY;
-            if self.nodes[parent].bound <= node.bound {
+            if self.nodes[parent].rank() <= node.rank() {
                 break;
             }
             self.put(place, self.nodes[parent]);
@@ -111,8 +136,8 @@ impl Order {
         loop {
             let first = ARITY * place + 1;
             let children = first..self.nodes.len().min(first + ARITY);
-            let Some(child) = children.min_by_key(|child| self.nodes[*child].bound) else { break };
-            if node.bound <= self.nodes[child].bound {
+            let Some(child) = children.min_by_key(|child| self.nodes[*child].rank()) else { break };
+            if node.rank() <= self.nodes[child].rank() {
                 break;
             }
             self.put(place, self.nodes[child]);
@@ -139,8 +164,14 @@ impl Order {
         assert_eq!(self.slots.len(), live + self.free.len(), "a slot is live or free");
         for (place, node) in self.nodes.iter().enumerate() {
             assert_eq!(self.slots[node.slot as usize].place as usize, place, "a slot knows its place");
-            assert!(place == 0 || self.nodes[(place - 1) / ARITY].bound <= node.bound, "parents come first");
+            assert!(place == 0 || self.nodes[(place - 1) / ARITY].rank() <= node.rank(), "parents come first");
         }
+    }
+}
+
+impl Node {
+    fn rank(&self) -> (Timestamp, u32) {
+        (self.bound, self.age)
     }
 }
 
@@ -162,6 +193,7 @@ mod tests {
         Remove { pick: usize },
         RaiseFirst { by: u64 },
         Lower { pick: usize, bound: u64 },
+        Reset { by: u64 },
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
@@ -170,6 +202,7 @@ mod tests {
             2 => any::<usize>().prop_map(|pick| Op::Remove { pick }),
             1 => (0_u64..100).prop_map(|by| Op::RaiseFirst { by }),
             1 => (any::<usize>(), 0_u64..100).prop_map(|(pick, bound)| Op::Lower { pick, bound }),
+            1 => (1_u64..4).prop_map(|by| Op::Reset { by }),
         ];
         proptest::collection::vec(op, 1..200)
     }
@@ -178,13 +211,16 @@ mod tests {
         #[test]
         fn the_first_has_the_least_bound_of_all(ops in ops()) {
             let mut order = Order::default();
-            let mut model = BTreeMap::<u32, u64>::new();
+            let mut model = BTreeMap::<u32, (u64, u32)>::new();
+            let mut age = 0;
             for op in ops {
                 let picked = |pick: usize| model.keys().nth(pick % model.len().max(1)).copied();
                 match op {
                     Op::Insert { bound } => {
-                        let slot = order.insert(bound ^ 7, Timestamp::from_nanos(bound));
-                        prop_assert!(model.insert(slot, bound).is_none());
+                        let slot = order.insert(bound ^ 7, Timestamp::from_nanos(bound), age);
+                        prop_assert!(model.insert(slot, (bound, age)).is_none());
+                        prop_assert_eq!(order.age(slot), age);
+                        age += 1;
                         prop_assert_eq!(order.hash(slot), bound ^ 7);
                     }
                     Op::Remove { pick } => if let Some(slot) = picked(pick) {
@@ -193,17 +229,22 @@ mod tests {
                     },
                     Op::RaiseFirst { by } => if let Some((slot, _, bound)) = order.first() {
                         order.raise_first(bound + crate::time::Span::from_nanos(by));
-                        *model.get_mut(&slot).unwrap() += by;
+                        model.get_mut(&slot).unwrap().0 += by;
                     },
                     Op::Lower { pick, bound } => if let Some(slot) = picked(pick) {
                         order.lower(slot, Timestamp::from_nanos(bound));
-                        let old = model.get_mut(&slot).unwrap();
+                        let old = &mut model.get_mut(&slot).unwrap().0;
                         *old = bound.min(*old);
                     },
+                    Op::Reset { by } => {
+                        order.reset(|slot| Timestamp::from_nanos(model[&slot].0 / by));
+                        model.values_mut().for_each(|(bound, _)| *bound /= by);
+                    }
                 }
                 order.check_invariants(model.len());
-                prop_assert!(model.iter().all(|(slot, bound)| order.bound(*slot).as_nanos() == *bound));
-                prop_assert_eq!(order.first().map(|(_, _, bound)| bound.as_nanos()), model.values().min().copied());
+                prop_assert!(model.iter().all(|(slot, (bound, _))| order.bound(*slot).as_nanos() == *bound));
+                let first = model.iter().min_by_key(|(_, rank)| **rank);
+                prop_assert_eq!(order.first().map(|(slot, _, _)| slot), first.map(|(slot, _)| *slot));
             }
         }
     }

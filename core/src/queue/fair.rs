@@ -12,7 +12,7 @@ use slab::Slab;
 
 use super::accounts::Precision;
 use super::places::{Entrant, Ordering, Places};
-use crate::coded::{Full, InputError};
+use crate::coded::{Full, InputError, Scope};
 use crate::error::QueueError;
 use crate::id::{NAME_LEN_MAX, check_name};
 use crate::registry::Registry;
@@ -160,7 +160,7 @@ impl<T> FairQueue<T> {
         Ok(Self {
             config,
             places,
-            customers: Registry::new("customers", config.customers_max, config.seed),
+            customers: Registry::of_part("customers", config.customers_max, config.seed),
             idle: BTreeSet::new(),
             items: Slab::new(),
             sequence: 0,
@@ -179,7 +179,7 @@ impl<T> FairQueue<T> {
         check_name("customer", customer, NAME_LEN_MAX)?;
         check_lane(lane)?;
         if self.items.len() >= self.config.items_max as usize {
-            return Err(Full { what: "items", max: u64::from(self.config.items_max) }.into());
+            return Err(Full::new("items", Scope::Part, self.items.len() as u64, self.config.items_max.into()).into());
         }
         let customer = self.customer(customer)?;
         let sequence = self.sequence;
@@ -695,7 +695,7 @@ mod tests {
 
     #[test]
     fn a_table_full_of_customers_forgets_only_whom_there_is_nothing_to_know_of() {
-        let full = || Err(QueueError::Full(Full { what: "customers", max: 3 }));
+        let full = || Err(QueueError::Full(Full::new("customers", Scope::Part, 3, 3)));
         let mut queue = FairQueue::new(FairQueueConfig::default().customers_max(3)).unwrap();
         let first = queue.push("a", 0, 1, 'a').unwrap();
         queue.push("b", 0, 1, 'b').unwrap();

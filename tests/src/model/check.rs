@@ -162,7 +162,7 @@ struct CustomerSeen {
     weight: u32,
     running: u32,
     queued: u32,
-    tokens: Option<u32>,
+    tokens: Option<u64>,
     tier: String,
     own_policy: bool,
 }

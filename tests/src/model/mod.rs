@@ -113,6 +113,14 @@ impl Model {
     // --- Transactions ---
 
     fn transaction(&mut self, group: Group<'_, Step<'_>>) -> Answer {
+        let (Group::All(steps) | Group::FirstOf(steps)) = group;
+        let counts = steps.iter().map(|step| match step {
+            Step::All(leaves) | Step::FirstOf(leaves) => leaves.len().max(1),
+            _ => 1,
+        });
+        if counts.sum::<usize>() > self.config.steps_max as usize {
+            return Answer::Error(1403, Some("steps".into()));
+        }
         let done = self.group(&group, |model, step| match step {
             Step::All(leaves) => model.group(&Group::All(leaves), Self::step),
             Step::FirstOf(leaves) => model.group(&Group::FirstOf(leaves), Self::step),

@@ -27,12 +27,12 @@ impl Tokens {
         (customer.level + passed * self.amount).min(self.full())
     }
 
-    pub(crate) fn whole(&self, customer: &Customer, now: u64) -> u32 {
-        (self.level(customer, now) / self.per) as u32
+    pub(crate) fn whole(&self, customer: &Customer, now: u64) -> u64 {
+        (self.level(customer, now) / self.per) as u64
     }
 
     /// `Ok` if the tokens are there, else the instant at which they are, if ever.
-    pub(crate) fn wait(&self, customer: &Customer, cost: u32, now: u64) -> Result<(), Option<u64>> {
+    pub(crate) fn wait(&self, customer: &Customer, cost: u64, now: u64) -> Result<(), Option<u64>> {
         let (price, level) = (u128::from(cost) * self.per, self.level(customer, now));
         if price > self.full() {
             return Err(None);
@@ -40,7 +40,7 @@ impl Tokens {
         if price <= level { Ok(()) } else { Err(self.after(price - level, now)) }
     }
 
-    pub(crate) fn take(&self, customer: &mut Customer, cost: u32, now: u64) {
+    pub(crate) fn take(&self, customer: &mut Customer, cost: u64, now: u64) {
         customer.level = self.level(customer, now) - u128::from(cost) * self.per;
         customer.level_at = now;
     }

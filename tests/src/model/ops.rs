@@ -12,6 +12,7 @@ use crate::rng::Rng;
 
 /// One step of a run.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly all are commands")]
 pub enum Op {
     /// A command at a reading of the host's clock.
     Command(u64, Command<'static>),
@@ -143,13 +144,14 @@ pub fn config(rng: &mut Rng, grain: u64) -> GatewayConfig {
         .settle_within(millis(rng.within(1, 20_000)))
         .clock_jump_max(Span::from_secs(rng.within(1, 60)))
         .due_max(small(rng, 1, 3, 1_024))
+        .steps_max(small(rng, 1, 4, 64))
 }
 
 fn policy(rng: &mut Rng) -> CustomerPolicy {
     let mut policy = CustomerPolicy::default().weight(rng.within(1, 5) as u32);
     if rng.percent(40) {
         let per = *rng.pick(&[SECOND, 3 * SECOND, 7_777_777, 60 * SECOND]);
-        let (amount, burst) = (rng.below(8) as u32, rng.below(10) as u32);
+        let (amount, burst) = (rng.below(8), rng.below(10));
         policy = policy.rate(RateLimit::new(amount, Span::from_nanos(per), burst).unwrap());
     }
     if rng.percent(30) {
@@ -355,7 +357,7 @@ impl Ops {
             submit = submit.estimate(GpuNanos::from_millis(rng.within(1, 5_000)));
         }
         if rng.percent(30) {
-            submit = submit.tokens(rng.below(5) as u32);
+            submit = submit.tokens(rng.below(5));
         }
         if rng.percent(30) {
             submit = submit.affinity(*rng.pick(&["lora-1", "lora-2", "lora-3"]));

@@ -76,7 +76,7 @@ pub(crate) struct Job {
     pub(crate) payload: Vec<u8>,
     pub(crate) priority: u8,
     pub(crate) estimate: u64,
-    pub(crate) tokens: u32,
+    pub(crate) tokens: u64,
     pub(crate) affinity: Option<String>,
     /// Queue, start, run, total.
     pub(crate) timeouts: [Option<u64>; 4],

@@ -131,7 +131,7 @@ fn config(rng: &mut Rng) -> GatewayConfig {
 pub(crate) fn policy(rng: &mut Rng) -> CustomerPolicy {
     let mut policy = CustomerPolicy::default().weight(rng.within(1, 4) as u32).tier(*rng.pick(&["standard", "gold"]));
     if rng.percent(40) {
-        let (amount, burst) = (rng.within(1, 9) as u32, rng.within(TOKENS_MAX, 8) as u32);
+        let (amount, burst) = (rng.within(1, 9), rng.within(TOKENS_MAX, 8));
         policy =
             policy.rate(RateLimit::new(amount, Span::from_nanos(*rng.pick(&[SECOND, 2_333_333_333])), burst).unwrap());
     }

@@ -113,5 +113,5 @@ impl World {
 }
 
 fn token_time(policy: &CustomerPolicy) -> u64 {
-    policy.rate.map_or(0, |rate| rate.per().as_nanos().div_ceil(u64::from(rate.amount())))
+    policy.rate.map_or(0, |rate| rate.per().as_nanos().div_ceil(rate.amount()))
 }

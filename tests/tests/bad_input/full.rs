@@ -1,7 +1,10 @@
 //! Tables that are full: which limit it is, and that the same call succeeds when there is room.
 
-use libgateway::error::{Coded, Full};
-use libgateway::{CustomerPolicy, GatewayConfig};
+use libgateway::error::{Coded, ErrorReply, Full, LimitReply, Scope};
+use libgateway::{
+    BillingCall, BillingCollector, BillingCollectorConfig, Command, CustomerPolicy, Dispatch, Entry, GatewayConfig,
+    JobStore, JobStoreConfig, NewJob, PriceBook, RateLimit, Reply, Timeouts, Timestamp,
+};
 use libgateway_tests::kit::{DEV, Rig, SCHNELL, WAN, flux, id, job, secs, wan};
 
 /// What a call said that found no room.
@@ -23,7 +26,8 @@ fn jobs_that_live_and_settlements_that_were_not_confirmed_share_one_limit() {
     rig.submit(job(2, "acme", DEV));
     let third = || job(3, "acme", DEV);
     let digest = rig.gateway.digest();
-    assert_eq!(rig.gateway.submit(rig.now, third()), Err(Full { what: "jobs", max: 2 }.into()));
+    let refusal = Full::new("jobs", Scope::Gateway, 2, 2).with_settlements();
+    assert_eq!(rig.gateway.submit(rig.now, third()), Err(refusal.into()));
     assert_eq!(rig.gateway.digest(), digest);
 
     // The end of a job makes no room: its settlement takes the place until it is safe.
@@ -56,7 +60,10 @@ fn waiting_jobs_of_a_customer_have_a_limit_of_their_own() {
 fn a_customer_that_may_not_wait_is_told_so_at_once() {
     let mut rig = rig(GatewayConfig::default().customer(CustomerPolicy::default().queued_max(0)));
     let digest = rig.gateway.digest();
-    assert_eq!(rig.gateway.submit(rig.now, job(1, "acme", DEV)), Err(Full { what: "queued", max: 0 }.into()));
+    assert_eq!(
+        rig.gateway.submit(rig.now, job(1, "acme", DEV)),
+        Err(Full::new("queued", Scope::Customer, 0, 0).into())
+    );
     assert_eq!(rig.gateway.digest(), digest);
 }
 
@@ -154,4 +161,110 @@ fn ended_jobs_beyond_their_limit_leave_first_in_first_out() {
     let known: Vec<_> = (1..=4).filter(|number| rig.gateway.job(id(*number)).is_some()).collect();
     assert_eq!(known, [3, 4]);
     assert_eq!(rig.settlements().len(), 4, "their settlements stay");
+}
+
+#[test]
+fn a_refusal_says_whose_limit_it_is_how_full_it_is_and_what_counts() {
+    let mut rig = rig(GatewayConfig::default().jobs_max(2).customer(CustomerPolicy::default().queued_max(1)));
+    rig.submit(job(1, "acme", DEV));
+    let refused = |error: &dyn Fn() -> ErrorReply| {
+        let reply = error();
+        (reply.message.clone(), *reply.limit.clone().unwrap(), Reply::Error(reply).to_json())
+    };
+    let limit = |name: &str, scope: &str, measured, max| LimitReply {
+        name: name.into(),
+        scope: scope.into(),
+        measured,
+        max,
+        retry_at: None,
+    };
+    let error = rig.gateway.submit(rig.now, job(2, "acme", DEV)).unwrap_err();
+    let (message, told, json) = refused(&|| ErrorReply::from(&error));
+    assert_eq!(message, "queued is full: 1 of at most 1 for this customer");
+    assert_eq!(told, limit("queued", "customer", 1, 1));
+    assert!(
+        json.ends_with(r#""limit":{"name":"queued","scope":"customer","measured":1,"max":1,"retry_at":null}}}"#),
+        "{json}"
+    );
+
+    // One that runs, one that ended and is not billed: the limit of two is reached.
+    rig.submit(job(2, "zoo", DEV));
+    rig.cancel(id(2));
+    let error = rig.gateway.submit(rig.now, job(3, "late", DEV)).unwrap_err();
+    let (message, told, _) = refused(&|| ErrorReply::from(&error));
+    assert_eq!(message, "jobs is full: 2 of at most 2 in this gateway, settlements that are not confirmed count");
+    assert_eq!(told, limit("jobs", "gateway", 2, 2));
+
+    // Every other error says nothing of a limit, and its JSON is what it was.
+    let other = Reply::Error(ErrorReply::from(&rig.gateway.cancel(rig.now, id(9)).unwrap_err()));
+    assert!(other.error().unwrap().limit.is_none() && !other.to_json().contains("limit"), "{}", other.to_json());
+    for reply in [other, Reply::Error(ErrorReply::from(&error))] {
+        assert_eq!(serde_json::from_str::<Reply>(&reply.to_json()).unwrap(), reply);
+    }
+}
+
+#[test]
+fn a_refusal_says_when_there_will_be_room_where_that_is_known() {
+    let at = Timestamp::from_secs;
+    let clocks = Timeouts { queue: Some(secs(30)), ..Timeouts::NONE };
+    let mut store = JobStore::new(JobStoreConfig::default().jobs_max(1).timeouts(clocks), at(0));
+    store.insert(at(1), NewJob::new(id(1), "acme")).unwrap();
+    let error = store.insert(at(2), NewJob::new(id(2), "acme")).unwrap_err();
+    assert_eq!(error.limit().unwrap().retry_at, Some(at(31)));
+    assert!(store.insert(Timestamp::from_nanos(at(31).as_nanos() - 1), NewJob::new(id(2), "acme")).is_err());
+    store.insert(at(31), NewJob::new(id(2), "acme")).unwrap();
+
+    let config = BillingCollectorConfig::default().starts_max(1).start_age_max(secs(60));
+    let mut billing = BillingCollector::new(config, PriceBook::new(1, "USD").unwrap()).unwrap();
+    let call = |request_id| BillingCall { request_id, customer: Some("acme"), model: "flux/dev", tier: None };
+    billing.start(call("a"), at(1)).unwrap();
+    let error = billing.start(call("b"), at(2)).unwrap_err();
+    assert_eq!((error.limit().unwrap().scope, error.limit().unwrap().retry_at), (Scope::Part, Some(at(61))));
+}
+
+#[test]
+fn a_transaction_as_data_is_refused_before_anything_changes_when_it_has_too_many_steps() {
+    let mut rig = rig(GatewayConfig::default().steps_max(3));
+    rig.submit(job(1, "acme", DEV));
+    let digest = rig.gateway.digest();
+    let mut apply = |steps: &str| {
+        let line = format!(r#"{{"now":{},"command":{steps}}}"#, rig.now.as_nanos());
+        let reply = rig.gateway.apply(Entry::from_json(&line).unwrap());
+        (reply.error().map(|error| (error.number, error.message.clone())), rig.gateway.digest())
+    };
+    let dispatch = r#"{"dispatch":{}}"#;
+    let too_many = |len: u64| Some((1_403, format!("the transaction has {len} steps, at most 3 are allowed")));
+    for (steps, len) in [
+        (format!(r#"{{"all":[{}]}}"#, [dispatch; 4].join(",")), 4),
+        (format!(r#"{{"first_of":[{}]}}"#, [dispatch; 4].join(",")), 4),
+        (format!(r#"{{"all":[{dispatch},{{"all":[{}]}}]}}"#, [dispatch; 3].join(",")), 4),
+        (format!(r#"{{"all":[{dispatch},{{"first_of":[{}]}}]}}"#, [dispatch; 9].join(",")), 10),
+        (format!(r#"{{"all":[{}]}}"#, [r#"{"all":[]}"#; 4].join(",")), 4),
+    ] {
+        assert_eq!(apply(&steps), (too_many(len), digest), "{steps}");
+    }
+    let (error, after) = apply(&format!(r#"{{"first_of":[{{"all":[{}]}},{dispatch}]}}"#, [dispatch; 2].join(",")));
+    assert_eq!(error, None);
+    assert_ne!(after, digest);
+    let zero = GatewayConfig::default().steps_max(0).check();
+    assert!(zero.is_err_and(|error| error.field() == Some("steps_max")));
+    assert_eq!(GatewayConfig::default().steps_max, 64);
+    let Command::All(_) = Entry::from_json(r#"{"now":1,"command":{"all":[]}}"#).unwrap().command else { panic!() };
+}
+
+#[test]
+fn tokens_and_rates_beyond_thirty_two_bits_pass_through_a_gateway() {
+    let day = 86_400;
+    let rate = RateLimit::new(5_000_000_000, secs(day), 5_000_000_000).unwrap();
+    let mut rig = rig(GatewayConfig::default().customer(CustomerPolicy::default().rate(rate)));
+    rig.submit(job(1, "acme", DEV).tokens(4_999_999_999));
+    rig.submit(job(2, "acme", DEV).tokens(2));
+    assert!(rig.gateway.submit(rig.now, job(3, "acme", DEV).tokens(5_000_000_001)).is_err());
+    assert_eq!(rig.lease().job, id(1));
+    assert_eq!(rig.gateway.customer("acme").unwrap().tokens, Some(1));
+    // The second token comes after a day's 5 * 10^9th part, 17 280 ns.
+    let Dispatch::Wait { until: Some(due) } = rig.gateway.dispatch(rig.now) else { panic!() };
+    assert_eq!(due.since(rig.now).as_nanos(), 17_280);
+    assert!(matches!(rig.gateway.dispatch(Timestamp::from_nanos(due.as_nanos() - 1)), Dispatch::Wait { .. }));
+    assert!(matches!(rig.gateway.dispatch(due), Dispatch::Lease(lease) if lease.job == id(2)));
 }

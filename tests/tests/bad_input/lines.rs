@@ -48,7 +48,7 @@ impl Lines {
         };
         let mut customer = CustomerPolicy::default().queued_max(some(chance, 30)).running_max(some(chance, 8));
         if chance.one_in(2) {
-            customer = customer.rate(RateLimit::per_second(some(chance, 50), some(chance, 20)));
+            customer = customer.rate(RateLimit::per_second(some(chance, 50).into(), some(chance, 20).into()));
         }
         let (queue, total) = (span(chance), span(chance));
         let timeouts = Timeouts {
@@ -369,9 +369,9 @@ impl Lines {
                 out.push(',');
             }
             let model = *self.chance.pick(&["flux/dev", "*", "wan/default", ""]);
-            _ = write!(out, "{{\"model\":\"{model}\",\"tier\":\"*\",\"micros_per_second\":");
+            _ = write!(out, "{{\"model\":\"{model}\",\"tier\":\"*\",\"price\":\"");
             self.count(out);
-            out.push('}');
+            _ = write!(out, "{}\"}}", *self.chance.pick(&["/s", "/h", ".5/min", "/0s", "/", ""]));
         }
         out.push_str("]}}");
     }

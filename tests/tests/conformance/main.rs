@@ -30,7 +30,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 20] = [
+const THEMES: [Theme; 21] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -48,6 +48,7 @@ const THEMES: [Theme; 20] = [
     ("transactions", refusals::transactions),
     ("bad_input", refusals::bad_input),
     ("settlements", money::settlements),
+    ("late_usage", money::late_usage),
     ("random_1", || money::random(748, 1)),
     ("random_2", || money::random(6, 1)),
     ("random_3", || money::random(37, SECOND)),
@@ -55,7 +56,8 @@ const THEMES: [Theme; 20] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 14] = [
+const NEVER_REPLIED: [(u16, &str); 15] = [
+    (205, "of a sum or a price by itself"),
     (604, "of the job store by itself"),
     (605, "of the job store by itself"),
     (1101, "of the billing collector by itself"),

@@ -1,8 +1,8 @@
 //! Vectors of prices and settlements, and long ones of chance.
 
 use libgateway::{
-    BillingPolicy, Command, CustomerPolicy, Failure, FailureClass, GatewayConfig, GpuNanos, Payer, PriceBook, Reply,
-    Span, Usage,
+    BillingPolicy, Command, CustomerPolicy, Excess, Failure, FailureClass, GatewayConfig, GpuNanos, Leaf, Payer,
+    PriceBook, Reply, Span, Step, Usage,
 };
 use libgateway_tests::kit;
 use libgateway_tests::model::{self, Mix, Op, Ops};
@@ -53,6 +53,57 @@ pub(crate) fn settlements() -> Log {
     log.give(Command::ReturnSettlements { batch: again.batch });
     log.settle_all();
     log.dispatch_all();
+    log
+}
+
+/// Usage with every end of a lease, beyond the possible, and told when the lease has ended.
+pub(crate) fn late_usage() -> Log {
+    let billing = BillingPolicy::default().excess(Excess::Refuse).released(Payer::Customer).late_usage_max(4);
+    let mut log = Log::new(GatewayConfig::default().billing(billing.late_usage_for(Span::from_secs(30))));
+    log.give(Command::PutBackend(kit::flux("flux-1").slots(4).devices(2)));
+    let prices = PriceBook::new(1, "USD").unwrap().price_at("*", "*", "0.0084/h".parse().unwrap()).unwrap();
+    log.give(Command::PutPrices(prices));
+    for number in 1..=4 {
+        log.submit(kit::job(number, "acme", kit::DEV));
+    }
+    let leases = log.dispatch_all();
+    log.wait(2_000);
+    let gpu = |millis: u64| Usage::gpu(GpuNanos::from_millis(millis), "GPU-1");
+    // Refused, and told again with a figure that can be.
+    log.complete(leases[0], gpu(9_000));
+    log.complete(leases[0], gpu(1).and_gpu(GpuNanos::ZERO, "GPU-2").and_gpu(GpuNanos::ZERO, "GPU-3"));
+    log.give(Command::CorrectUsage { lease: leases[0], usage: gpu(1_900) });
+    log.complete(leases[0], Usage::unmeasured());
+    log.give(Command::Release { lease: leases[1], usage: gpu(1_500) });
+    log.give(Command::CancelLease { lease: leases[2], usage: gpu(1_000) });
+    log.give(Command::CancelLease { lease: leases[2], usage: gpu(1_000) });
+    log.give(Command::All(vec![
+        Step::CancelLease { lease: leases[3], usage: gpu(5) },
+        Step::All(vec![Leaf::CorrectUsage { lease: leases[3], usage: gpu(7) }]),
+        Step::FirstOf(vec![Leaf::CancelLease { lease: leases[3], usage: gpu(7) }]),
+        Step::Release { lease: leases[3], usage: gpu(9) },
+    ]));
+    log.give(Command::Cancel { job: kit::id(4), usage: gpu(9_000) });
+    log.give(Command::Cancel { job: kit::id(4), usage: gpu(1_200) });
+    // Less, more, the same again, and of a job that has not ended.
+    log.give(Command::CorrectUsage { lease: leases[0], usage: gpu(1_900) });
+    log.give(Command::CorrectUsage { lease: leases[0], usage: gpu(1_900) });
+    log.give(Command::CorrectUsage {
+        lease: leases[0],
+        usage: gpu(1_950).and_gpu(GpuNanos::from_millis(900), "GPU-2"),
+    });
+    log.give(Command::CorrectUsage { lease: leases[0], usage: gpu(9_000) });
+    log.give(Command::CorrectUsage { lease: leases[1], usage: gpu(1_400) });
+    log.give(Command::CorrectUsage { lease: leases[1], usage: Usage::unmeasured() });
+    let again = log.dispatch_all();
+    log.wait(1_000);
+    log.complete(again[0], gpu(800));
+    // Five leases have ended, four may be told of.
+    log.give(Command::CorrectUsage { lease: leases[0], usage: gpu(1) });
+    log.wait(29_000);
+    log.give(Command::CorrectUsage { lease: leases[1], usage: gpu(1) });
+    log.give(Command::CorrectUsage { lease: again[0], usage: gpu(900) });
+    log.settle_all();
     log
 }
 

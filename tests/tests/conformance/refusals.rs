@@ -88,6 +88,7 @@ pub(crate) fn transactions() -> Log {
     let route = |text: &'static str| Step::DispatchRoute { route: Route::parse(text).unwrap() };
     log.give(Command::All(vec![]));
     log.give(Command::FirstOf(vec![]));
+    log.give(Command::FirstOf(vec![Step::Dispatch {}; 65]));
     log.give(Command::All(vec![submit(1, kit::DEV), route(kit::DEV), route(kit::WAN)]));
     log.give(Command::All(vec![submit(1, kit::DEV), submit(2, kit::WAN)]));
     log.give(Command::All(vec![submit(3, kit::DEV), submit(3, kit::DEV)]));

@@ -88,7 +88,7 @@ proptest! {
 
     #[test]
     fn a_retry_comes_exactly_when_its_wait_is_over(base in span(), asked in span()) {
-        let backoff = BackoffConfig::default().base(base).max(Span::MAX);
+        let backoff = BackoffConfig::default().base(base).max(Span::MAX).retry_after_max(Span::MAX);
         let mut rig = Rig::with_slots(quiet().backoff(backoff), 1);
         rig.submit(job(1, "acme", DEV));
         let lease = rig.lease();
@@ -118,7 +118,7 @@ proptest! {
 
     #[test]
     fn tokens_are_there_exactly_when_they_were_promised(
-        amount in 1..2_000_u32, per in 1..4_000_000_000_u64, burst in 1..12_u32, cost in 1..12_u32,
+        amount in 1..2_000_u64, per in 1..4_000_000_000_u64, burst in 1..12_u64, cost in 1..12_u64,
     ) {
         let cost = cost.min(burst);
         let rate = RateLimit::new(amount, Span::from_nanos(per), burst).unwrap();

@@ -6,7 +6,8 @@ use crate::source::{Finding, Source, Token, closing, reads, text};
 
 /// The floors of `core`, lowest first. A new module gets its floor here.
 const FLOORS: &[(&str, &[&str])] = &[
-    ("ground", &["time", "coded", "hashing"]),
+    ("ground", &["time", "hashing"]),
+    ("words of errors", &["coded"]),
     ("vocabulary", &["id", "failure", "registry"]),
     ("errors", &["error"]),
     ("small mechanisms", &["timers", "heap", "histogram", "backoff"]),

@@ -21,9 +21,12 @@ fn main() -> Result<(), Error> {
         let later = now + Span::from_secs(2);
         let usage = Usage::gpu(GpuNanos::from_millis(1_700), "GPU-8f2c");
         let settled = gateway.complete(later, lease.id, Output::url("https://cdn.example/fox.webp"), usage)?;
-        // A book without a price for a model leaves its charge unknown; this one has one.
-        let charge = settled.charge.unwrap_or_default();
-        println!("{} used {} GPU-seconds and costs {charge} USD", settled.job, settled.usage);
+        println!(
+            "{} used {} GPU-seconds and costs {} USD",
+            settled.job,
+            settled.usage,
+            settled.charge.unwrap_or_default()
+        );
     }
     println!("call again at {:?}", gateway.next_deadline());
     Ok(())

@@ -57,7 +57,7 @@ impl Ledger {
             _ => self.cancelled += 1,
         }
         let nanos = u128::from(settlement.usage.as_nanos());
-        self.charge_micros += u128::from(settlement.charge.map_or(0, |charge| charge.as_micros()));
+        self.charge_micros += settlement.charge.map_or(0, |charge| u128::from(charge.as_micros()));
         self.billed += nanos;
         self.absorbed += u128::from(settlement.absorbed.as_nanos());
         if settlement.state == JobState::Complete || nanos > 0 {

@@ -139,7 +139,7 @@ impl Account {
     }
 
     /// Takes tokens, if they can have been there.
-    pub(super) fn take(&mut self, tokens: u32, now: u64) -> bool {
+    pub(super) fn take(&mut self, tokens: u64, now: u64) -> bool {
         self.refill(now);
         let Some((_, per, _)) = self.limit() else { return true };
         let price = u128::from(tokens) * per;
@@ -150,14 +150,14 @@ impl Account {
     }
 
     /// Whether so many tokens are there for certain.
-    pub(super) fn surely_has(&self, tokens: u32, now: u64) -> bool {
+    pub(super) fn surely_has(&self, tokens: u64, now: u64) -> bool {
         let mut then = self.clone();
         then.refill(now);
         then.limit().is_none_or(|(_, per, _)| u128::from(tokens) * per <= then.least)
     }
 
     /// The instant by which so many tokens are there for certain, if ever.
-    pub(super) fn surely_has_at(&self, tokens: u32) -> u64 {
+    pub(super) fn surely_has_at(&self, tokens: u64) -> u64 {
         let Some((amount, per, full)) = self.limit() else { return self.at };
         let price = u128::from(tokens) * per;
         if price > full || amount == 0 {

@@ -41,7 +41,7 @@ impl World {
         let route = Route::parse(ROUTES[rng.weighted(&[6, 4, 2, 1, 2, 2])]).unwrap();
         let lane = [Priority::Normal, Priority::Normal, Priority::High, Priority::Low][rng.below(4) as usize];
         let mut submit = Submit::new(id, customer, route).priority(lane).payload(&b"a red fox in the snow"[..]);
-        submit = submit.tokens(rng.within(0, TOKENS_MAX) as u32);
+        submit = submit.tokens(rng.within(0, TOKENS_MAX));
         if rng.percent(60) {
             submit = submit.estimate(GpuNanos::from_millis(rng.within(1, 4_000)));
         }

@@ -1,0 +1,269 @@
+"""Waiting for tokens in asyncio: first come, first served.
+
+Who waits stands in a line: one for each limiter, and in a keyed one for each key. Only the first of a line asks for tokens, so
+a line has one timer in each event loop that waits in it, whatever its length, and serving costs the same for each. A line
+looks again when its timer fires, and whenever tokens are given back, the limit changes or a key is forgotten, from whichever
+thread. ``try_acquire`` does not stand in line: it takes what is there.
+
+A task that is cancelled while it waits leaves nothing behind; one that is cancelled just after it was served gives its tokens
+back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .errors import LimitedError
+
+if TYPE_CHECKING:
+    from ._native import Answer
+
+Attempt = Callable[[int], "Answer"]
+Refund = Callable[[int], None]
+
+_TIMER_STEP = 0.001
+"""What a timer that fired too early waits at least: loops round to their own step."""
+
+_LOCK = threading.RLock()
+"""Held while lines come and go."""
+
+
+def limited(answer: Answer) -> LimitedError:
+    error = LimitedError("the rate limit is reached")
+    nanos = answer.retry_after_ns
+    error.retry_after = None if nanos is None else nanos / 1e9
+    return error
+
+
+class Waiter:
+    """One task that waits."""
+
+    __slots__ = ("loop", "future", "cost", "answer", "error")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, cost: int) -> None:
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+        self.cost = cost
+        self.answer: Answer | None = None
+        self.error: BaseException | None = None
+
+
+class LoopState:
+    """How many of a line wait in one event loop, and the timer there."""
+
+    __slots__ = ("waiting", "timer", "at")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.timer: asyncio.TimerHandle | None = None
+        self.at = 0.0
+        """When it is to look, in the time of that loop; 0: not at all."""
+
+
+class Line:
+    """Who waits for the tokens of one bucket, in whichever loops."""
+
+    def __init__(self, lines: Lines, attempt: Attempt, refund: Refund) -> None:
+        self.users = 0
+        self._lines = lines
+        self._attempt = attempt
+        self._refund = refund
+        # Garbage that is collected in here may give tokens back, and so come in again.
+        self._lock = threading.RLock()
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._loops: dict[asyncio.AbstractEventLoop, LoopState] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    async def acquire(self, cost: int, peek: Attempt) -> Answer:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            answer = self._attempt(cost) if cost == 0 or not self._waiters else peek(cost)
+            if answer.retry_after_ns is None:
+                raise limited(answer)
+            if answer and (cost == 0 or not self._waiters):
+                return answer
+            waiter = Waiter(loop, cost)
+            self._waiters[waiter] = None
+            state = self._loops.setdefault(loop, LoopState())
+            state.waiting += 1
+            first = next(iter(self._waiters))
+            if first is waiter or state.waiting == 1 or first.loop.is_closed():
+                self.pump()  # There is a timer to set, or somebody to pass over.
+        try:
+            await waiter.future
+        except BaseException:
+            self._leave(waiter)
+            raise
+        if waiter.error is not None:
+            raise waiter.error
+        assert waiter.answer is not None
+        return waiter.answer
+
+    def pump(self, least: float = 0.0) -> None:
+        """Serves from the front as many as there are tokens for, and has the timers set for the next. From any thread."""
+        with self._lock:
+            while self._waiters:
+                first = next(iter(self._waiters))
+                if first.loop.is_closed():  # Whoever waited in it is gone.
+                    self._take(first)
+                    continue
+                try:
+                    answer = self._attempt(first.cost)
+                except BaseException as error:  # It is that of who waits, not of who happens to be here.
+                    if self._take(first):
+                        first.error = error
+                        self._wake(first)
+                    continue
+                nanos = answer.retry_after_ns
+                if not answer and nanos is not None:
+                    self._lines.starved.add(self) if answer.kind == "full" else self._lines.starved.discard(self)
+                    self._arm(max(nanos / 1e9, least))
+                    return
+                least = 0.0
+                if not self._take(first):  # Served or gone meanwhile.
+                    if answer:
+                        self._refund(first.cost)
+                    continue
+                if answer:
+                    first.answer = answer
+                else:
+                    first.error = limited(answer)
+                self._wake(first)
+            self._lines.starved.discard(self)
+
+    def _take(self, waiter: Waiter) -> bool:
+        """Takes a waiter out of the line; whether it stood there."""
+        if waiter not in self._waiters:
+            return False
+        del self._waiters[waiter]
+        state = self._loops[waiter.loop]
+        state.waiting -= 1
+        if not state.waiting:
+            del self._loops[waiter.loop]
+            if state.timer is not None and _running() is waiter.loop:
+                state.timer.cancel()
+        return True
+
+    def _wake(self, waiter: Waiter) -> None:
+        if _running() is waiter.loop:
+            _resolve(waiter)
+            return
+        try:
+            waiter.loop.call_soon_threadsafe(_resolve, waiter)
+        except RuntimeError:  # The loop is closed, and whoever waited in it is gone.
+            if waiter.answer:
+                self._refund(waiter.cost)
+
+    def _leave(self, waiter: Waiter) -> None:
+        with self._lock:
+            was_first = next(iter(self._waiters), None) is waiter
+            if not self._take(waiter):
+                if not waiter.answer:
+                    return
+                self._refund(waiter.cost)
+            elif not was_first:
+                return
+            self.pump()
+
+    def _arm(self, delay: float) -> None:
+        """Has each loop that waits look again after ``delay`` seconds, or earlier."""
+        running = _running()
+        for loop, state in list(self._loops.items()):
+            at = loop.time() + delay
+            if state.at and state.at <= at:
+                continue  # It looks again when it fires; setting it anew for each change would cost more.
+            state.at = at
+            if loop is running:
+                self._set(loop, state)
+            else:
+                try:
+                    loop.call_soon_threadsafe(self._set, loop, state)
+                except RuntimeError:
+                    pass  # The loop is closed: who waits in it is passed over at the front of the line.
+
+    def _set(self, loop: asyncio.AbstractEventLoop, state: LoopState) -> None:
+        """In its own loop: a timer of another thread's loop must not be touched."""
+        if state.timer is not None:
+            state.timer.cancel()
+        state.timer = loop.call_at(state.at, self._fire, loop, state) if state.waiting else None
+
+    def _fire(self, loop: asyncio.AbstractEventLoop, state: LoopState) -> None:
+        with self._lock:
+            state.timer, state.at = None, 0.0
+            if self._loops.get(loop) is state:
+                self.pump(_TIMER_STEP)
+
+
+class Lines:
+    """The lines of one limiter, by key."""
+
+    def __init__(self) -> None:
+        self.lines: dict[object, Line] = {}
+        self.starved: set[Line] = set()
+        """Those that wait for room and not for tokens."""
+
+    def poke(self, key: object) -> None:
+        """Something of this key has changed."""
+        if self.lines:
+            line = self.lines.get(key)
+            if line is not None:
+                line.pump()
+            for line in tuple(self.starved):
+                line.pump()
+
+    def poke_all(self) -> None:
+        for line in tuple(self.lines.values()):
+            line.pump()
+
+
+class Waiting:
+    """What limiters have in common: tasks that wait for them."""
+
+    __slots__ = ()
+
+    _own_lines: Lines
+
+    @property
+    def _lines(self) -> Lines:
+        try:
+            return self._own_lines
+        except AttributeError:
+            with _LOCK:
+                if not hasattr(self, "_own_lines"):
+                    # The slot is that of the class this is mixed into.
+                    object.__setattr__(self, "_own_lines", Lines())
+                return self._own_lines
+
+    async def _wait(self, key: object, cost: int, attempt: Attempt, peek: Attempt, refund: Refund) -> Answer:
+        lines = self._lines
+        with _LOCK:
+            line = lines.lines.get(key)
+            if line is None:
+                line = lines.lines[key] = Line(lines, attempt, refund)
+            line.users += 1
+        try:
+            return await line.acquire(cost, peek)
+        finally:
+            with _LOCK:
+                line.users -= 1
+                if not line.users:
+                    del lines.lines[key]
+                    lines.starved.discard(line)
+
+
+def _running() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _resolve(waiter: Waiter) -> None:
+    if not waiter.future.done():
+        waiter.future.set_result(None)
