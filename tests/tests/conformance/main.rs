@@ -30,7 +30,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 21] = [
+const THEMES: [Theme; 22] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -56,7 +56,7 @@ const THEMES: [Theme; 21] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 15] = [
+const NEVER_REPLIED: [(u16, &str); 16] = [
     (205, "of a sum or a price by itself"),
     (604, "of the job store by itself"),
     (605, "of the job store by itself"),
