@@ -165,7 +165,7 @@ fn a_refusal_ends_a_row_of_failures_and_closes_a_probe_and_too_many_requests_do_
         [(400, true), (404, true), (422, true), (408, false), (409, false), (425, false), (429, false)]
     {
         let mut rig = Rig::with_slots(config.clone(), 1);
-        let mut attempt = |rig: &mut Rig, number: u128, class| {
+        let attempt = |rig: &mut Rig, number: u128, class| {
             rig.submit(job(number, "acme", DEV));
             let lease = rig.lease();
             let failure = Failure::new(class, "no").retriable(false);
