@@ -361,7 +361,7 @@ impl PyPriceBook {
 /// pure function of seed, key and attempt.
 ///
 /// >>> from libgateway import Backoff
-/// >>> backoff = Backoff(base=1, factor=2, retries=3)
+/// >>> backoff = Backoff(base=1, factor=2, retries=3, jitter=0)
 /// >>> [backoff.delay(attempt).total_seconds() for attempt in (1, 2, 3)]
 /// [1.0, 2.0, 4.0]
 /// >>> backoff.next_at_ns(1, first_ns=0, now_ns=5_000_000_000), backoff.next_at_ns(4, first_ns=0, now_ns=0)
@@ -375,9 +375,10 @@ value!(PyBackoff, BackoffConfig);
 impl PyBackoff {
     #[new]
     #[pyo3(signature = (*, base=Seconds(Span::from_secs(1)), factor=None, factor_ppm=None, max=Seconds(Span::from_secs(60)),
-                        retries=3, jitter=None, jitter_ppm=None, total=None, seed=0),
+                        retries=3, jitter=None, jitter_ppm=None, total=None,
+                        retry_after_max=Seconds(Span::from_secs(900)), seed=0),
         text_signature = "(*, base=1, factor=None, factor_ppm=None, max=60, retries=3, jitter=None, \
-                        jitter_ppm=None, total=None, seed=0)")]
+                        jitter_ppm=None, total=None, retry_after_max=900, seed=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -389,12 +390,14 @@ impl PyBackoff {
         jitter: Option<f64>,
         jitter_ppm: Option<u32>,
         total: Option<Seconds>,
+        retry_after_max: Seconds,
         seed: u64,
     ) -> PyResult<Self> {
         let factor = ppm_of(py, "factor", factor, factor_ppm)?.unwrap_or(2_000_000);
-        let jitter = ppm_of(py, "jitter", jitter, jitter_ppm)?.unwrap_or(0);
+        let jitter = ppm_of(py, "jitter", jitter, jitter_ppm)?.unwrap_or(100_000);
         let config = BackoffConfig::default().base(base.0).factor_ppm(factor).max(max.0).retries(retries);
-        let config = config.jitter_ppm(jitter).total(total.map(|span| span.0)).seed(seed);
+        let config =
+            config.jitter_ppm(jitter).total(total.map(|span| span.0)).retry_after_max(retry_after_max.0).seed(seed);
         Backoff::new(config).or_raise(py)?;
         Ok(Self(config))
     }

@@ -90,6 +90,7 @@ impl ToPy for JobView {
             self.requeues,
             self.lease.map(|lease| lease.as_u64()),
             self.backend.as_deref(),
+            PyTuple::new(py, &self.failed_on)?,
             maybe(py, self.failure.as_ref())?,
             maybe(py, self.outcome.as_ref())?,
             self.version,

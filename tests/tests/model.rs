@@ -43,7 +43,7 @@ fn a_gateway_with_one_number_wrong_is_told_from_the_model() {
         }),
         ("billing.unmeasured_devices", |own| own.billing.unmeasured_devices = !own.billing.unmeasured_devices),
         ("billing.late_usage_for", |own| own.billing.late_usage_for = Span::from_secs(2)),
-        ("billing.late_usage_max", |own| own.billing.late_usage_max = own.billing.late_usage_max.saturating_sub(1)),
+        ("billing.late_usage_max", |own| own.billing.late_usage_max = 0),
         ("billing.settlements", |own| own.billing.settlements = !own.billing.settlements),
         ("billing.slack", |own| own.billing.slack = Span::from_secs(1)),
         ("jobs_max", |own| own.jobs_max += 1),

@@ -87,13 +87,15 @@ pub struct gateway_backoff_config {
     pub max: u64,
     /// The longest time from the start of the first attempt to the start of the last; 0: no end. Default 0.
     pub total: u64,
+    /// The longest wait that a backend may ask for. Default 15 min.
+    pub retry_after_max: u64,
     /// What the jitter is drawn from. Default 0.
     pub seed: u64,
     /// What each further wait is multiplied by, in parts per million, 1 000 000 to 1 000 000 000. Default 2 000 000.
     pub factor_ppm: u32,
-    /// How many failures may be followed by another attempt. Default 3.
+    /// How many failures may be followed by another attempt, at most 1 000 000. Default 3.
     pub retries: u32,
-    /// How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 0.
+    /// How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 100 000.
     pub jitter_ppm: u32,
     /// Must be 0.
     pub reserved: u32,
@@ -185,7 +187,7 @@ pub struct gateway_config {
     pub clock_jump_max: u64,
     /// How customers of one lane follow each other: `GATEWAY_ORDERING_FAIR` or `GATEWAY_ORDERING_FIFO`.
     pub ordering: u32,
-    /// How often a job may lose its worker before it is in error. Default 5.
+    /// How often a job may lose its worker before it is in error, at most 1 000 000. Default 5.
     pub losses_max: u32,
     /// Who pays for an attempt that failed. Default `GATEWAY_PAYER_HOUSE`.
     pub billing_failed: u32,
@@ -256,10 +258,11 @@ unsafe impl Options for gateway_backoff_config {
         base: GATEWAY_SECOND,
         max: GATEWAY_MINUTE,
         total: 0,
+        retry_after_max: 15 * GATEWAY_MINUTE,
         seed: 0,
         factor_ppm: 2_000_000,
         retries: 3,
-        jitter_ppm: 0,
+        jitter_ppm: 100_000,
         reserved: 0,
     };
 }
@@ -374,6 +377,7 @@ impl gateway_backoff_config {
             .base(Span::from_nanos(self.base))
             .max(Span::from_nanos(self.max))
             .total(optional_span(self.total))
+            .retry_after_max(Span::from_nanos(self.retry_after_max))
             .seed(self.seed)
             .factor_ppm(self.factor_ppm)
             .retries(self.retries)

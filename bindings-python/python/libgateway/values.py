@@ -241,6 +241,7 @@ class JobView:
     requeues: int
     lease: int | None
     backend: str | None
+    failed_on: tuple[str, ...]
     failure: JobFailure | None
     outcome: Outcome | None
     version: int

@@ -561,10 +561,9 @@ pub(crate) fn settlement_body(record: &SettlementRecord, orders: &Orders) -> Set
         epoch: record.epoch,
         job: record.job,
         party: match &record.party {
-            Party::Known { customer, route } => PartyBody::Known {
-                customer: orders.customers.place(*customer),
-                route: orders.routes.place(*route),
-            },
+            Party::Known { customer, route } => {
+                PartyBody::Known { customer: orders.customers.place(*customer), route: orders.routes.place(*route) }
+            }
             Party::Named { customer, route } => PartyBody::Named { customer: customer.clone(), route: route.clone() },
         },
         task: record.task,

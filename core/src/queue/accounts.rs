@@ -10,7 +10,7 @@ use alloc::vec::Vec;
 use hashbrown::HashTable;
 use slab::Slab;
 
-use super::places::LANES;
+use super::key::LANES;
 use crate::hashing::KeyHasher;
 
 /// What a customer has been given in a lane of a pool.
@@ -416,4 +416,4 @@ const POOL_BITS: u32 = 30;
 /// A single item counts as no more, in virtual time.
 const STRIDE_MAX: u64 = 1 << 62;
 /// What begins adds to it, and both fit into a tag.
-const GIVEN_MAX: u128 = super::places::TAG_MAX / 2;
+const GIVEN_MAX: u128 = super::key::TAG_MAX / 2;

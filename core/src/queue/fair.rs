@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use slab::Slab;
 
 use super::accounts::Precision;
-use super::places::{Entrant, Ordering, Places};
+use super::key::{Entrant, Ordering};
+use super::places::Places;
 use crate::coded::{Full, InputError, Scope};
 use crate::error::QueueError;
 use crate::id::{NAME_LEN_MAX, check_name};
@@ -379,7 +380,7 @@ fn check_lane(lane: u8) -> Result<(), InputError> {
     Err(InputError::OutOfRange { field: "lane", value: u64::from(lane), min: 0, max: u64::from(LANES - 1) })
 }
 
-const LANES: u8 = super::places::LANES as u8;
+const LANES: u8 = super::key::LANES as u8;
 const WEIGHT_MAX: u32 = 1_000_000;
 /// So many idle customers are looked at for one to forget.
 const LOOK_MAX: usize = 16;

@@ -27,42 +27,9 @@ use alloc::vec::Vec;
 use hashbrown::HashTable;
 
 use super::accounts::{Account, Accounts, Lane, Precision};
+use super::key::{Entrant, Key, LANES, Ordering, TAG_MAX};
 use super::rank::{RankTree, TreeId};
 use crate::hashing::KeyHasher;
-
-/// How customers of one lane follow each other.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Ordering {
-    /// Start-time fair queueing by weight and cost.
-    #[default]
-    Fair,
-    /// Arrival order, whoever it is.
-    Fifo,
-}
-
-/// A place in service order: lane, virtual start time, sequence number. The lower is served first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key(u128);
-
-/// What an item brings when it enters the queue.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Entrant {
-    pub(crate) customer: u32,
-    pub(crate) route: u32,
-    pub(crate) lane: u8,
-    /// Unique, rising in order of arrival.
-    pub(crate) sequence: u64,
-    /// Expected cost, for the gateway in nanoseconds of GPU time.
-    pub(crate) cost: u64,
-    /// Share of the customer, at least 1.
-    pub(crate) weight: u32,
-    /// Whether it stands on its own: it came back, or waits for an instant. Else it stands in its flow's line.
-    pub(crate) alone: bool,
-    /// Whether it may be served.
-    pub(crate) ready: bool,
-}
 
 /// An item taken out of the queue, with all that is needed to put it back as if it had never left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,40 +99,6 @@ struct Node {
     lane: u8,
     /// Whether it is in a flow's line.
     listed: bool,
-}
-
-impl Key {
-    /// A key of its parts; each is clamped to its width.
-    pub(crate) fn new(lane: u8, tag: u128, sequence: u64) -> Self {
-        let lane = u128::from(lane).min(LANE_MAX);
-        Self(
-            lane << (TAG_BITS + SEQUENCE_BITS)
-                | tag.min(TAG_MAX) << SEQUENCE_BITS
-                | u128::from(sequence & SEQUENCE_MAX),
-        )
-    }
-
-    pub(crate) fn from_bits(bits: u128) -> Self {
-        Self(bits)
-    }
-
-    pub(crate) fn bits(self) -> u128 {
-        self.0
-    }
-
-    /// The lane, 0 is served first.
-    pub fn lane(self) -> u8 {
-        (self.0 >> (TAG_BITS + SEQUENCE_BITS)) as u8
-    }
-
-    /// The sequence number of arrival.
-    pub fn sequence(self) -> u64 {
-        self.0 as u64 & SEQUENCE_MAX
-    }
-
-    pub(crate) fn tag(self) -> u128 {
-        self.0 >> SEQUENCE_BITS & TAG_MAX
-    }
 }
 
 impl Places {
@@ -288,7 +221,7 @@ impl Places {
         if counted {
             self.leave(node.account);
         }
-        Some(Key(key))
+        Some(Key::from_bits(key))
     }
 
     /// Takes an item out that is served. Its customer is charged what it is expected to cost, as returned, until
@@ -434,7 +367,7 @@ impl Places {
             self.leave(node.account);
         }
         let alone = Node { next: NONE, previous: item, listed: false, ..node };
-        self.place(item, alone, Key(key), false);
+        self.place(item, alone, Key::from_bits(key), false);
         self.note(Undo::Inserted(item));
     }
 
@@ -470,7 +403,7 @@ impl Places {
 
     /// The key of an item that waits.
     pub(crate) fn key(&self, item: u32) -> Key {
-        Key(self.tree.key(item).unwrap_or_default())
+        Key::from_bits(self.tree.key(item).unwrap_or_default())
     }
 
     pub(crate) fn len(&self, route: u32) -> u32 {
@@ -481,7 +414,10 @@ impl Places {
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self, route: u32) -> impl Iterator<Item = (Key, u32, bool)> + '_ {
         let queue = self.routes.get(route as usize);
-        queue.into_iter().flat_map(|queue| self.tree.iter(queue.tree)).map(|(key, item, ready)| (Key(key), item, ready))
+        queue
+            .into_iter()
+            .flat_map(|queue| self.tree.iter(queue.tree))
+            .map(|(key, item, ready)| (Key::from_bits(key), item, ready))
     }
 
     /// Bytes held for places, for measuring.
@@ -585,7 +521,7 @@ impl Places {
     /// O(log n), and O(log n) for each item that it comes to stand behind: as many as are worth what its account was
     /// charged beyond what was expected.
     fn update(&mut self, item: u32, weight: u32) {
-        let Some(key) = self.tree.key(item).map(Key) else { return };
+        let Some(key) = self.tree.key(item).map(Key::from_bits) else { return };
         let node = self.nodes[item as usize];
         let start = self.start_tag(node.account);
         if node.account == NONE || key.tag() == start {
@@ -616,7 +552,7 @@ impl Places {
         let route = self.nodes[item as usize].route;
         let tree = self.routes[route as usize].tree;
         let Some((_, ready)) = self.tree.remove(item) else { return };
-        self.tree.insert(tree, key.0, item, ready);
+        self.tree.insert(tree, key.bits(), item, ready);
         self.refresh_first(route, item, ready.then_some(key));
     }
 
@@ -642,7 +578,7 @@ impl Places {
             self.accounts.release(node.account);
         }
         self.refresh_first(node.route, item, None);
-        Some(Removed { key: Key(key), ready, node, listed })
+        Some(Removed { key: Key::from_bits(key), ready, node, listed })
     }
 
     /// Puts an item back that was pulled, when everything since has been undone.
@@ -669,7 +605,7 @@ impl Places {
                 self.nodes[after as usize].previous = item;
             }
         }
-        self.tree.insert(self.routes[node.route as usize].tree, key.0, item, ready);
+        self.tree.insert(self.routes[node.route as usize].tree, key.bits(), item, ready);
         self.refresh_first(node.route, item, ready.then_some(key));
     }
 
@@ -692,7 +628,7 @@ impl Places {
     fn show(&mut self, item: u32, ready: bool) {
         let Some(key) = self.tree.key(item) else { return };
         self.tree.set_ready(item, ready);
-        self.refresh_first(self.nodes[item as usize].route, item, ready.then_some(Key(key)));
+        self.refresh_first(self.nodes[item as usize].route, item, ready.then_some(Key::from_bits(key)));
     }
 
     /// Keeps the first place of a route that may be served: `item` changed, and may be served at that key, or not.
@@ -701,7 +637,7 @@ impl Places {
         let before = queue.first;
         match (before, key) {
             (Some((_, first)), _) if first == item => {
-                queue.first = self.tree.first_ready(queue.tree).map(|(key, item)| (Key(key), item));
+                queue.first = self.tree.first_ready(queue.tree).map(|(key, item)| (Key::from_bits(key), item));
             }
             (Some((least, _)), Some(key)) if key < least => queue.first = Some((key, item)),
             (None, Some(key)) => queue.first = Some((key, item)),
@@ -715,7 +651,7 @@ impl Places {
     /// Puts an item to a place of its own.
     fn place(&mut self, item: u32, node: Node, key: Key, ready: bool) {
         self.set_node(item, node);
-        self.tree.insert(self.routes[node.route as usize].tree, key.0, item, ready);
+        self.tree.insert(self.routes[node.route as usize].tree, key.bits(), item, ready);
         self.refresh_first(node.route, item, ready.then_some(key));
     }
 
@@ -801,7 +737,8 @@ impl Places {
         }
         let mut items = alloc::collections::BTreeMap::<u32, (u32, u32)>::new();
         for (route, queue) in self.routes.iter().enumerate() {
-            let ready = self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key(key), item));
+            let ready =
+                self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key::from_bits(key), item));
             assert_eq!(queue.first, ready, "first of route {route}");
             for (_, item, ready) in self.tree.iter(queue.tree) {
                 let counts = items.entry(self.nodes[item as usize].account).or_default();
@@ -847,16 +784,5 @@ fn hash_triple(hasher: &KeyHasher, customer: u32, place: u32, lane: u8) -> u64 {
     hasher.hash(&(u64::from(customer) << 32 | u64::from(place), lane))
 }
 
-/// Lanes of a queue.
-pub(crate) const LANES: usize = 3;
 /// No item, no account.
 const NONE: u32 = u32::MAX;
-
-/// 82 bits: ten thousand GPUs that work without a pause for one customer of weight 1 fill them in 15 years, at a scale of 10.
-/// Beyond that tags saturate and order of arrival decides.
-const TAG_BITS: u32 = 82;
-pub(crate) const TAG_MAX: u128 = (1 << TAG_BITS) - 1;
-/// 44 bits of sequence: at ten thousand items a second, some 55 years.
-const SEQUENCE_BITS: u32 = 44;
-pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
-const LANE_MAX: u128 = 3;

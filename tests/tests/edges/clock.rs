@@ -3,8 +3,8 @@
 use std::num::NonZeroU32;
 
 use libgateway::{
-    BreakerState, CircuitBreakerConfig, CustomerPolicy, Dispatch, EventKind, FailureClass, Gateway, GatewayConfig,
-    JobState, LeaseId, Output, RateLimit, Span, Timeouts, Timestamp, Usage,
+    BackoffConfig, BreakerState, CircuitBreakerConfig, CustomerPolicy, Dispatch, EventKind, FailureClass, Gateway,
+    GatewayConfig, JobState, LeaseId, Output, RateLimit, Span, Timeouts, Timestamp, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, START, after, at, before, flux, id, job, secs};
 use proptest::prelude::*;
@@ -343,7 +343,8 @@ fn one_wild_reading_changes_nothing_for_a_busy_gateway() {
 fn the_host_sees_no_clock_but_its_own() {
     // 8 h ahead when it was made, then right.
     let wrong = at(28_800);
-    let mut gateway = Gateway::new(GatewayConfig::default(), wrong).unwrap();
+    let exact = BackoffConfig::default().jitter_ppm(0);
+    let mut gateway = Gateway::new(GatewayConfig::default().backoff(exact), wrong).unwrap();
     gateway.put_backend(wrong, flux("gpu-1").slots(2).lease_for(secs(60))).unwrap();
     gateway.submit(wrong, job(1, "acme", DEV)).unwrap();
     let now = at(30);
