@@ -762,15 +762,17 @@ typedef struct gateway_backoff_config {
     uint64_t max;
     /** The longest time from the start of the first attempt to the start of the last; 0: no end. Default 0. */
     uint64_t total;
+    /** The longest wait that a backend may ask for. Default 15 min. */
+    uint64_t retry_after_max;
     /** What the jitter is drawn from. Default 0. */
     uint64_t seed;
     /**
      * What each further wait is multiplied by, in parts per million, 1 000 000 to 1 000 000 000. Default 2 000 000.
      */
     uint32_t factor_ppm;
-    /** How many failures may be followed by another attempt. Default 3. */
+    /** How many failures may be followed by another attempt, at most 1 000 000. Default 3. */
     uint32_t retries;
-    /** How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 0. */
+    /** How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 100 000. */
     uint32_t jitter_ppm;
     /** Must be 0. */
     uint32_t reserved;
@@ -870,7 +872,7 @@ typedef struct gateway_config {
     uint64_t clock_jump_max;
     /** How customers of one lane follow each other: `GATEWAY_ORDERING_FAIR` or `GATEWAY_ORDERING_FIFO`. */
     uint32_t ordering;
-    /** How often a job may lose its worker before it is in error. Default 5. */
+    /** How often a job may lose its worker before it is in error, at most 1 000 000. Default 5. */
     uint32_t losses_max;
     /** Who pays for an attempt that failed. Default `GATEWAY_PAYER_HOUSE`. */
     uint32_t billing_failed;
@@ -3984,7 +3986,7 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
 #define GATEWAY_CUSTOMER_POLICY_INIT \
     {sizeof(gateway_customer_policy), NULL, 0, 0, 0, 1, 4294967295u, 4294967295u, 0}
 #define GATEWAY_BACKOFF_CONFIG_INIT \
-    {sizeof(gateway_backoff_config), GATEWAY_SECOND, GATEWAY_MINUTE, 0, 0, 2000000, 3, 0, 0}
+    {sizeof(gateway_backoff_config), GATEWAY_SECOND, GATEWAY_MINUTE, 0, 15 * GATEWAY_MINUTE, 0, 2000000, 3, 100000, 0}
 #define GATEWAY_BREAKER_CONFIG_INIT \
     {sizeof(gateway_breaker_config), 100 * GATEWAY_SECOND, GATEWAY_MINUTE, 10 * GATEWAY_MINUTE, 2 * GATEWAY_MINUTE, \
      10, 500000, GATEWAY_RATE_AT_LEAST, 10, 5, 2, 2, 0}

@@ -337,7 +337,7 @@ impl ToPy for Correction {
         let (usage, absorbed) = (self.usage_credit.as_nanos(), self.absorbed_credit.as_nanos());
         let (epoch, lease, at) = (self.corrects_epoch.as_u64(), self.lease.as_u64(), self.at.as_nanos());
         let charge = self.charge_credit.as_micros();
-        dataclass!(py, "Correction", epoch, self.corrects, lease, at, usage, absorbed, charge)
+        dataclass!(py, "Correction", epoch, self.corrects, lease, self.revision, at, usage, absorbed, charge)
     }
 }
 

@@ -150,12 +150,11 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     } while (0)
     REFUSED(config.ordering = 2, "ordering");
     REFUSED(config.ordering = UINT32_MAX, "ordering");
-    REFUSED(config.losses_max = 65536, "losses_max");
+    REFUSED(config.losses_max = 1000001, "losses_max");
     REFUSED(config.billing_lost = 2, "billing_lost");
     REFUSED(config.billing_released = 2, "billing_released");
     REFUSED(config.billing_excess = 2, "billing_excess");
     REFUSED(config.settlements = 2, "settlements");
-    REFUSED(config.reserved = 1, "reserved");
     REFUSED(config.jobs_max = 0, "jobs_max");
     REFUSED(config.estimate = 0, "estimate");
     REFUSED(customer.weight = 0, "weight");

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 
 use libgateway::error::{CommandError, LeaseError, OutboxError, SnapshotError, SubmitError};
 use libgateway::{
-    Abort, Batch, Command, Entry, Epoch, Gateway, GatewayConfig, JobId, JobState, Outcome, Output, Reply, Settlement,
-    Span, Timestamp, Usage, Watch, WatchEvent, WatchStep,
+    Abort, Batch, Command, Entry, Epoch, Gateway, GatewayConfig, GpuNanos, JobId, JobState, Outcome, Output, Reply,
+    Settlement, Span, Timestamp, Usage, Watch, WatchEvent, WatchStep,
 };
 use libgateway_tests::kit::{DEV, Rig, START, id, job, secs};
 use libgateway_tests::rng::{Rng, seed};
@@ -210,6 +210,46 @@ fn a_host_that_drops_what_it_has_loses_no_money_and_takes_none_twice() {
         assert!(ledger.jobs.contains_key(job), "{job} was never paid");
     }
     assert!(ended.len() > 100, "{}", ended.len());
+}
+
+#[test]
+fn a_correction_says_over_restarts_which_entry_it_corrects_and_is_known_when_it_comes_again() {
+    let mut rig = Rig::with_slots(GatewayConfig::default(), 1);
+    rig.submit(job(1, "acme", DEV));
+    let lease = rig.lease();
+    rig.pass(secs(3));
+    complete(&mut rig.gateway, rig.now, lease.id, "1.webp").unwrap();
+    let taken = rig.gateway.take_settlements(rig.now, 9).unwrap();
+    rig.gateway.confirm_settlements(rig.now, taken.batch).unwrap();
+    let first = taken.settlements[0].clone();
+
+    let now = rig.now;
+    let tell = |snapshot: &[u8], entropy: u64, millis: u64| {
+        let mut life = Gateway::restore(snapshot, now, entropy).unwrap();
+        let usage = Usage::gpu(GpuNanos::from_millis(millis), "GPU-1");
+        let number = life.correct_usage(now, lease.id, usage).unwrap().settlement;
+        let taken = life.take_settlements(now, 9).unwrap();
+        life.confirm_settlements(now, taken.batch).unwrap();
+        let own = taken.settlements[0].clone();
+        assert_eq!((Some(own.number), own.epoch), (number, life.epoch()));
+        life.check_invariants();
+        (life.snapshot(), own)
+    };
+    let names = |own: &Settlement| {
+        own.correction.map(|own| (own.corrects_epoch, own.corrects, own.lease, own.revision)).unwrap()
+    };
+    // One life is lost after the host got its entry, and the next one is told the same.
+    let snapshot = rig.gateway.snapshot();
+    let (_, lost) = tell(&snapshot, 1, 2_800);
+    let (snapshot, again) = tell(&snapshot, 2, 2_800);
+    assert_eq!(names(&lost), (first.epoch, first.number, lease.id, 1));
+    assert_eq!(names(&again), names(&lost), "of the two a host takes one");
+    assert_ne!(again.epoch, lost.epoch);
+    // What follows is another one, in whichever life.
+    let (_, next) = tell(&snapshot, 3, 2_500);
+    assert_eq!(names(&next), (first.epoch, first.number, lease.id, 2));
+    let back = |own: &Settlement| own.correction.unwrap().usage_credit.as_nanos();
+    assert_eq!(first.usage.as_nanos() - back(&lost) - back(&next), GpuNanos::from_millis(2_500).as_nanos());
 }
 
 #[test]

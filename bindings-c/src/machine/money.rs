@@ -56,7 +56,8 @@ pub struct gateway_batch {
 #[derive(Clone, Copy)]
 pub struct gateway_settlement {
     /// Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, a first entry
-    /// of a job that it has a first entry of from another epoch, and a correction of an entry that it dropped.
+    /// of a job that it has a first entry of from another epoch, a correction of an entry that it dropped, and a correction
+    /// whose lease and revision it has.
     pub number: u64,
     /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
     pub epoch: u64,
@@ -102,8 +103,8 @@ pub struct gateway_settlement {
     pub measured: u32,
     /// 1 where less was billed or absorbed than was reported.
     pub capped: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Which of its lease's corrections it is, from 1 on; 0: it is none.
+    pub revision: u32,
     /// What it was: `GATEWAY_TASK_T2I` and its like.
     pub task: u32,
     /// How it ended: `GATEWAY_STATE_COMPLETE` and its like.
@@ -150,7 +151,7 @@ impl From<&Settlement> for gateway_settlement {
             priced: u32::from(own.price.is_some()),
             measured: u32::from(own.measured),
             capped: u32::from(own.capped),
-            reserved: 0,
+            revision: own.correction.map_or(0, |own| own.revision),
             task: task_number(own.task),
             state: state_number(own.state),
             attempts: own.attempts,

@@ -438,12 +438,13 @@ class DeviceTime:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What makes a settlement a correction: the epoch and the number of the first entry it corrects, by whose lease, when, and
-    what is taken back."""
+    """What makes a settlement a correction: the epoch and the number of the first entry it corrects, by whose lease, which of
+    that lease's corrections it is, when, and what is taken back."""
 
     corrects_epoch: int
     corrects: int
     lease: int
+    revision: int
     at_ns: int
     usage_credit_ns: int
     absorbed_credit_ns: int

@@ -59,6 +59,8 @@ pub(crate) struct LateLease {
     pub(crate) devices_max: u32,
     /// The lease of the same job that ended before it, as long as it is here.
     pub(crate) earlier: Option<u64>,
+    /// How many entries correct it.
+    pub(crate) corrections: u32,
     /// Its job's settlement, when there is one.
     pub(crate) settled: Option<Arc<SettledAs>>,
 }
@@ -272,7 +274,8 @@ impl State {
                 None
             }
         };
-        self.set_late(number, new);
+        let corrections = old.corrections.saturating_add(u32::from(settlement.is_some()));
+        self.set_late(number, LateLease { corrections, ..new });
         if capped {
             self.tell_capped(old.job, reported, billed);
         }
@@ -358,6 +361,7 @@ impl State {
                 corrects_epoch: settled.epoch,
                 corrects,
                 lease: old.lease,
+                revision: old.corrections.saturating_add(1),
                 at: self.now,
                 usage_credit: if_so(!rises && paid),
                 absorbed_credit: if_so(!rises && !paid),

@@ -29,9 +29,10 @@ use crate::time::{GpuNanos, Timestamp};
 /// [`Correction::charge_credit`], over all of its entries, in any order.
 ///
 /// Entries are numbered without gaps, and a number means one entry within an [`Epoch`]. **What a host does with them:** it
-/// drops an entry whose epoch and number it has; a first entry of a job that it has a first entry of from another epoch;
-/// and a correction of an entry that it dropped: [`Correction::corrects_epoch`] and [`Correction::corrects`] say of which.
-/// Then a gateway restored from an older snapshot loses no money and takes none twice.
+/// drops an entry whose epoch and number it has; a first entry of a job that it has a first entry of from another epoch; a
+/// correction of an entry that it dropped, as [`Correction::corrects_epoch`] and [`Correction::corrects`] say; and a
+/// correction whose lease and [`Correction::revision`] it has. Then a gateway restored from an older snapshot loses no
+/// money and takes none twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -101,6 +102,8 @@ pub struct Correction {
     pub corrects: u64,
     /// The lease whose usage was told.
     pub lease: LeaseId,
+    /// Which of the lease's corrections it is, from 1 on.
+    pub revision: u32,
     /// When it was told.
     pub at: Timestamp,
     /// GPU time the customer no longer pays for.
@@ -270,6 +273,7 @@ impl State {
             ended: self.now,
             devices_max,
             earlier,
+            corrections: 0,
             settled: None,
         });
         let late = late.map(|late| self.note_late(late));

@@ -289,7 +289,7 @@ impl Model {
                     Err(answer) => return answer,
                 },
             }
-            self.late[place] = new;
+            self.late[place] = Late { corrections: old.corrections + u32::from(number.is_some()), ..new };
             if capped {
                 self.tell_capped(old.job, reported, billed);
             }
@@ -352,6 +352,7 @@ impl Model {
             corrects: Some(Corrects {
                 number: bill.number,
                 lease: old.lease,
+                revision: old.corrections + 1,
                 at: self.now,
                 usage: part(less, true),
                 absorbed: part(less, false),

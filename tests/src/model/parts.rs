@@ -173,6 +173,8 @@ pub(crate) struct Late {
     pub(crate) ended: u64,
     /// GPUs of its backend.
     pub(crate) gpus: u32,
+    /// How many entries correct it.
+    pub(crate) corrections: u32,
     /// The first settlement of its job.
     pub(crate) bill: Option<Bill>,
 }

@@ -515,7 +515,7 @@ impl Model {
             route: job.route.clone(),
             task: job.task,
             payload: job.payload.clone(),
-            attempt: u32::from(job.attempts) + u32::from(job.requeues) + 1,
+            attempt: job.attempts + job.requeues + 1,
             deadline,
             warm,
             probe,
@@ -564,14 +564,14 @@ impl Model {
 
     /// Tokens without which it makes no sense to look at a parked job.
     fn need(job: &Job) -> u64 {
-        if job.hold == Hold::Throttled { job.tokens.into() } else { 0 }
+        if job.hold == Hold::Throttled { job.tokens } else { 0 }
     }
 
     /// When a customer has so many tokens; `None`: now.
     fn tokens_at(&self, customer: &str, need: u64) -> Option<u64> {
         let limit = self.policy(customer).rate.filter(|_| need > 0)?;
         let own = &self.customers[self.customer(customer).unwrap()];
-        match Tokens::of(&limit).wait(own, need.try_into().unwrap(), self.now) {
+        match Tokens::of(&limit).wait(own, need, self.now) {
             Ok(()) => None,
             Err(at) => Some(at.unwrap_or(u64::MAX)),
         }

@@ -1,3 +1,5 @@
+//! The store against what it promises, and against a map that does the same slowly.
+
 use std::collections::BTreeMap;
 use std::string::ToString;
 
