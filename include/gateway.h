@@ -1169,7 +1169,8 @@ typedef struct gateway_batch {
 typedef struct gateway_settlement {
     /**
      * Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, a first entry
-     * of a job that it has a first entry of from another epoch, and a correction of an entry that it dropped.
+     * of a job that it has a first entry of from another epoch, a correction of an entry that it dropped, and a correction
+     * whose lease and revision it has.
      */
     uint64_t number;
     /**
@@ -1218,8 +1219,8 @@ typedef struct gateway_settlement {
     uint32_t measured;
     /** 1 where less was billed or absorbed than was reported. */
     uint32_t capped;
-    /** Always 0. */
-    uint32_t reserved;
+    /** Which of its lease's corrections it is, from 1 on; 0: it is none. */
+    uint32_t revision;
     /** What it was: `GATEWAY_TASK_T2I` and its like. */
     uint32_t task;
     /** How it ended: `GATEWAY_STATE_COMPLETE` and its like. */
