@@ -488,7 +488,7 @@ mod tests {
     fn no_struct_of_options_has_a_gap() {
         // With whole words, and no gap before the end, no size tells half of a field.
         assert_eq!(size_of::<gateway_customer_policy>(), 8 * 5 + 4 * 4);
-        assert_eq!(size_of::<gateway_backoff_config>(), 8 * 5 + 4 * 4);
+        assert_eq!(size_of::<gateway_backoff_config>(), 8 * 6 + 4 * 4);
         assert_eq!(size_of::<gateway_breaker_config>(), 8 * 5 + 4 * 8);
         assert_eq!(size_of::<gateway_config>(), 8 * 21 + 4 * 24);
     }
