@@ -43,7 +43,8 @@
  *   changed. What went wrong is told by gateway_last_error_message and its like, for each thread apart. Outputs are
  *   written only where the answer is not an error; `*needed` of a buffer that is too small is the exception.
  * Time. Every instant is nanoseconds since 1970-01-01 00:00 UTC, every span nanoseconds. `now` is the caller's clock,
- *   gateway_now() for most. It may go back: the latest seen counts. The functions gateway_wait_... read the system's clock
+ *   gateway_now() for most. What counts is the time between two readings, however that clock steps, and every
+ *   instant that is answered is of that clock as it was read last. The functions gateway_wait_... read the system's clock
  *   themselves.
  * Texts. `const char *` points to UTF-8 that ends in a NUL; names have at most 128 bytes and no control characters. Bytes
  *   come with their length. The library keeps no pointer of the caller's beyond the call, and hands none of its own out,
@@ -190,6 +191,12 @@
 
 /** This gateway never granted such a lease. */
 #define GATEWAY_UNKNOWN_LEASE (-502)
+
+/** The lease is live: what it used comes with its result. */
+#define GATEWAY_STILL_LIVE (-511)
+
+/** The lease ended too long ago for its usage to be told. */
+#define GATEWAY_TOO_LATE (-512)
 
 /** No job of that id is known, or it is no longer. */
 #define GATEWAY_UNKNOWN_JOB (-601)
@@ -405,6 +412,12 @@
 /** Nobody pays: the settlement tells the GPU time as absorbed. */
 #define GATEWAY_PAYER_HOUSE 1
 
+/** The result is taken; what was possible is billed, and what was reported is told beside it. */
+#define GATEWAY_EXCESS_CAP 0
+
+/** The result is refused, and may be told again with another figure. */
+#define GATEWAY_EXCESS_REFUSE 1
+
 /** The threshold itself opens the breaker. */
 #define GATEWAY_RATE_AT_LEAST 0
 
@@ -510,8 +523,14 @@
 /** An ended job's record left. */
 #define GATEWAY_EVENT_FORGOTTEN 7
 
-/** A reading of the clock was so far ahead that it was not believed; `leapt` tells how far. */
+/** A reading of the clock was so far ahead that it was put on trial; `leapt` tells how far. */
 #define GATEWAY_EVENT_CLOCK_LEAPT 8
+
+/** More was reported of an attempt than its devices can have worked: `reported`; `billed` is what was possible. */
+#define GATEWAY_EVENT_USAGE_CAPPED 9
+
+/** A settled job comes to something else: the usage of one of its leases was told late. */
+#define GATEWAY_EVENT_CORRECTED 10
 
 /** Something this header does not know yet. */
 #define GATEWAY_EVENT_OTHER 4294967295
@@ -724,15 +743,17 @@ typedef struct gateway_backoff_config {
     uint64_t max;
     /** The longest time from the start of the first attempt to the start of the last; 0: no end. Default 0. */
     uint64_t total;
+    /** The longest wait that a backend may ask for. Default 15 min. */
+    uint64_t retry_after_max;
     /** What the jitter is drawn from. Default 0. */
     uint64_t seed;
     /**
      * What each further wait is multiplied by, in parts per million, 1 000 000 to 1 000 000 000. Default 2 000 000.
      */
     uint32_t factor_ppm;
-    /** How many failures may be followed by another attempt. Default 3. */
+    /** How many failures may be followed by another attempt, at most 1 000 000. Default 3. */
     uint32_t retries;
-    /** How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 0. */
+    /** How much of each wait is left to chance, in parts per million, at most 1 000 000. Default 100 000. */
     uint32_t jitter_ppm;
     /** Must be 0. */
     uint32_t reserved;
@@ -803,6 +824,8 @@ typedef struct gateway_config {
     uint64_t timeout_total;
     /** How much more than the lease's time a device may report, beyond `billing_tolerance_ppm`. Default 100 ms. */
     uint64_t billing_slack;
+    /** How long after its end a lease may be told what it used; 0: not at all. Default 1 h. */
+    uint64_t late_usage_for;
     /** Ended jobs are kept so long. Default 1 h. */
     uint64_t retain_for;
     /** A customer without jobs is forgotten after so long. Default 600 s. */
@@ -811,11 +834,14 @@ typedef struct gateway_config {
      * A batch of settlements that is neither confirmed nor given back returns to the outbox after so long. Default 60 s.
      */
     uint64_t settle_within;
-    /** A reading of the clock further ahead is not believed while jobs are live. Default 1 h. */
+    /**
+     * A reading of the clock further ahead is on trial for a minute before it is time that passed, while there are jobs or
+     * results that it could hurt. Default 1 h.
+     */
     uint64_t clock_jump_max;
     /** How customers of one lane follow each other: `GATEWAY_ORDERING_FAIR` or `GATEWAY_ORDERING_FIFO`. */
     uint32_t ordering;
-    /** How often a job may lose its worker before it is in error, at most 65 535. Default 5. */
+    /** How often a job may lose its worker before it is in error, at most 1 000 000. Default 5. */
     uint32_t losses_max;
     /** Who pays for an attempt that failed. Default `GATEWAY_PAYER_HOUSE`. */
     uint32_t billing_failed;
@@ -823,8 +849,21 @@ typedef struct gateway_config {
     uint32_t billing_lost;
     /** Who pays for an attempt that ran when its job was cancelled. Default `GATEWAY_PAYER_CUSTOMER`. */
     uint32_t billing_cancelled;
+    /** Who pays for an attempt whose worker gave its lease back. Default `GATEWAY_PAYER_HOUSE`. */
+    uint32_t billing_released;
     /** How much more than the lease's time a device may report, in parts per million. Default 10 000. */
     uint32_t billing_tolerance_ppm;
+    /** What becomes of a usage beyond that. Default `GATEWAY_EXCESS_CAP`. */
+    uint32_t billing_excess;
+    /** 1: an attempt that was not measured counts all devices of its backend; 0: one. Default 1. */
+    uint32_t unmeasured_devices;
+    /** Leases that may be told late at most; beyond that the oldest can no longer be. Default 100 000. */
+    uint32_t late_usage_max;
+    /**
+     * 1: settlements are kept until they are confirmed; 0: there are none, and nothing counts against `jobs_max`.
+     * Default 1.
+     */
+    uint32_t settlements;
     /** Jobs that have not ended and settlements not confirmed, together. Default 2 000 000. */
     uint32_t jobs_max;
     /** Longest payload in bytes. Default 10 MiB. */
@@ -923,6 +962,14 @@ typedef struct gateway_submit_options {
     uint32_t reserved;
 } gateway_submit_options;
 
+/** What one device worked for a lease: a difference on the GPU's own clock, never a reading of it. */
+typedef struct gateway_usage {
+    /** The device, as the driver names it: "GPU-8f2c...". Visible ASCII without comma. */
+    const char *device;
+    /** Nanoseconds it was busy. */
+    uint64_t gpu_ns;
+} gateway_usage;
+
 /** What a lease says, but for its payload. Texts end in a NUL. */
 typedef struct gateway_lease_info {
     /** Its id: every result carries it. Never used twice within one gateway. */
@@ -962,22 +1009,20 @@ typedef struct gateway_output {
     size_t data_len;
 } gateway_output;
 
-/** What one device worked for a lease: a difference on the GPU's own clock, never a reading of it. */
-typedef struct gateway_usage {
-    /** The device, as the driver names it: "GPU-8f2c...". Visible ASCII without comma. */
-    const char *device;
-    /** Nanoseconds it was busy. */
-    uint64_t gpu_ns;
-} gateway_usage;
-
 /** What a completed job came to. */
 typedef struct gateway_settled {
     /** The job. */
     gateway_job_id job;
+    /** GPU time that was reported of the attempts the customer pays for, in nanoseconds. */
+    uint64_t reported;
     /** GPU time the customer pays for, in nanoseconds. */
     uint64_t usage;
-    /** What it costs, in millionths of the currency; 0 where the book has no price. */
+    /** What it costs, in millionths of the currency, where `priced` is 1. */
     uint64_t charge;
+    /** 1 where the book has a price. Where it is 0 it is not known what the job costs. */
+    uint32_t priced;
+    /** 1 where less was billed or absorbed than was reported. */
+    uint32_t capped;
 } gateway_settled;
 
 /** How an attempt failed. Begin with `GATEWAY_FAILURE_INIT`. */
@@ -1012,7 +1057,7 @@ typedef struct gateway_advanced {
     uint64_t now;
     /** When to call again; `GATEWAY_FOREVER`: no deadline is armed. */
     uint64_t next_deadline;
-    /** How far the clock leapt ahead, when it was not believed; 0: it did not. */
+    /** How far the clock is ahead by steps that are on trial, if this reading was one; else 0. */
     uint64_t leapt;
     /** Deadlines handled. */
     uint32_t handled;
@@ -1026,17 +1071,37 @@ typedef struct gateway_advanced {
  */
 typedef gateway_status (*gateway_tx_body)(gateway_tx *tx, void *context);
 
+/** What a usage that was told late came to. */
+typedef struct gateway_corrected {
+    /** The job of the lease. */
+    gateway_job_id job;
+    /**
+     * The number of the correcting settlement; 0: nothing changed, the job has not ended and will be settled with this
+     * figure, or no settlements are kept.
+     */
+    uint64_t settlement;
+    /** GPU time that was reported, in nanoseconds. */
+    uint64_t reported;
+    /** GPU time that stands for the lease now, in nanoseconds. */
+    uint64_t billed;
+    /** 1 where that is less than was reported. */
+    uint64_t capped;
+} gateway_corrected;
+
 /**
- * What a GPU-second of a model costs in a tier. The most telling entry wins: both named, model named, tier named,
- * neither.
+ * What GPU time of a model costs in a tier: `micros` for each `per` nanoseconds, exactly. {"*", "*", 8400, GATEWAY_HOUR} is
+ * 0.0084 an hour. A charge is usage times price, rounded once, to the nearest millionth and a tie to the even one. The
+ * most telling entry wins: both named, model named, tier named, neither.
  */
 typedef struct gateway_price {
     /** Family and model, "flux/dev", or "*" for any. */
     const char *model;
     /** The tier, or "*" for any. */
     const char *tier;
-    /** Millionths of the currency for a GPU-second. */
-    uint64_t micros_per_second;
+    /** Millionths of the currency. */
+    uint64_t micros;
+    /** Nanoseconds of GPU time they are for; 0: a second. */
+    uint64_t per;
 } gateway_price;
 
 /** A run of entries that were handed out together. It says which. */
@@ -1050,22 +1115,39 @@ typedef struct gateway_batch {
 } gateway_batch;
 
 /**
- * What one job cost. Each job that ended has exactly one, also one that never ran. Spans are in nanoseconds, money in
- * millionths of the currency. Texts end in a NUL.
+ * What one job cost. Each job that ended has exactly one first entry, also one that never ran, and a correction for each
+ * usage that was told late. What a customer owes is the sum of `charge` less the sum of `charge_credit`. Spans are in
+ * nanoseconds, money in millionths of the currency. Texts end in a NUL.
  */
 typedef struct gateway_settlement {
     /** Its number, without gaps. A host that sees a number again drops it. */
     uint64_t number;
     /** The job. */
     gateway_job_id job;
-    /** GPU time the customer pays for. */
+    /** GPU time that was reported of the attempts the customer pays for; in a correction, of its lease. */
+    uint64_t reported;
+    /** GPU time the customer pays for; in a correction, what is added. */
     uint64_t usage;
-    /** GPU time nobody pays for: failed and lost attempts, by policy. */
+    /** GPU time nobody pays for, by policy; in a correction, what is added. */
     uint64_t absorbed;
-    /** Price for a GPU-second, where `priced` is 1. */
+    /** Price for each `price_per` of GPU time, where `priced` is 1. */
     uint64_t price;
-    /** Usage times price, rounded once. */
+    /** Nanoseconds that `price` is for, where `priced` is 1. */
+    uint64_t price_per;
+    /** Usage times price, rounded once, where `priced` is 1. Where it is 0 it is not known what the job costs. */
     uint64_t charge;
+    /** The number of the entry it corrects; 0: it is the first one of its job. */
+    uint64_t corrects;
+    /** The lease whose usage was told late, in a correction. */
+    uint64_t lease;
+    /** When it was told, in a correction; else `GATEWAY_FOREVER`. */
+    uint64_t corrected;
+    /** GPU time the customer no longer pays for; 0 but in a correction. */
+    uint64_t usage_credit;
+    /** GPU time that is no longer absorbed; 0 but in a correction. */
+    uint64_t absorbed_credit;
+    /** What is given back; 0 but in a correction. */
+    uint64_t charge_credit;
     /** When the job was submitted. */
     uint64_t created;
     /** When its last attempt began; `GATEWAY_FOREVER` where it never ran. */
@@ -1076,8 +1158,12 @@ typedef struct gateway_settlement {
     uint32_t price_version;
     /** 1 where the book has a price. */
     uint32_t priced;
-    /** 1 where all of `usage` was measured by the host; otherwise some is lease time. */
+    /** 1 where every attempt the customer pays for was measured; otherwise some of `usage` is lease time. */
     uint32_t measured;
+    /** 1 where less was billed or absorbed than was reported. */
+    uint32_t capped;
+    /** Always 0. */
+    uint32_t reserved;
     /** What it was: `GATEWAY_TASK_T2I` and its like. */
     uint32_t task;
     /** How it ended: `GATEWAY_STATE_COMPLETE` and its like. */
@@ -1086,7 +1172,7 @@ typedef struct gateway_settlement {
     uint32_t attempts;
     /** Returns to the queue that were not the job's fault. */
     uint32_t requeues;
-    /** Devices of the last attempt; `gateway_settlements_device` tells each. */
+    /** Devices of all attempts the customer pays for; `gateway_settlements_device` tells each. */
     uint32_t devices;
     /** Who pays. */
     char customer[GATEWAY_NAME_CAP];
@@ -1226,7 +1312,7 @@ typedef struct gateway_stats {
     uint64_t charged_micros;
     /** The upper 64 bits of the same sum. */
     uint64_t charged_micros_high;
-    /** How far the host's clock is ahead because of leaps that were not believed, in nanoseconds. */
+    /** How far the host's clock is ahead by steps that are on trial, in nanoseconds. */
     uint64_t clock_offset;
     /** Jobs accepted, ever. */
     uint64_t submitted_total;
@@ -1254,8 +1340,22 @@ typedef struct gateway_stats {
     uint64_t aged_total;
     /** Ended jobs whose record left, ever. */
     uint64_t forgotten_total;
-    /** Leaps of the clock that were not believed, ever. */
+    /** Steps of the clock that were put on trial, ever. */
     uint64_t clock_leaps_total;
+    /** Attempts billed or absorbed for less than was reported, ever. */
+    uint64_t capped_total;
+    /** Jobs settled without a price, ever: what they cost is not known. */
+    uint64_t unpriced_total;
+    /** Usages told late that changed what a settled job comes to, ever. */
+    uint64_t corrections_total;
+    /** All charges given back by corrections, in millionths of the currency: the lower 64 bits. */
+    uint64_t credited_micros;
+    /** The upper 64 bits of the same sum. */
+    uint64_t credited_micros_high;
+    /** GPU time that customers pay for without a price, in nanoseconds: the lower 64 bits. */
+    uint64_t unpriced_ns;
+    /** The upper 64 bits of the same sum. */
+    uint64_t unpriced_ns_high;
 } gateway_stats;
 
 /**
@@ -1269,8 +1369,12 @@ typedef struct gateway_event {
     uint64_t at;
     /** The job it is about; zero where it is about none. */
     gateway_job_id job;
-    /** How far the clock leapt, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0. */
+    /** How far the clock stepped, of `GATEWAY_EVENT_CLOCK_LEAPT`; else 0. */
     uint64_t leapt;
+    /** GPU time reported, of `GATEWAY_EVENT_USAGE_CAPPED`; else 0. */
+    uint64_t reported;
+    /** GPU time billed or absorbed, of `GATEWAY_EVENT_USAGE_CAPPED`; else 0. */
+    uint64_t billed;
     /** What happened: `GATEWAY_EVENT_QUEUED` and its like. */
     uint32_t kind;
     /** How the job ended, of `GATEWAY_EVENT_ENDED`; else 0. */
@@ -1347,7 +1451,7 @@ typedef struct gateway_keyed_limiter_config {
     uint64_t burst;
     /**
      * The time in which `overflow_amount` tokens flow into the bucket that new keys share while there is no room to
-     * remember them. 0, the default: its rate is that of one key.
+     * remember them. 0, the default: its rate is that of a hundredth of `keys_max` keys.
      */
     uint64_t overflow_per;
     /** Tokens that flow into it per `overflow_per`. */
@@ -1538,19 +1642,19 @@ typedef struct gateway_billing_config {
     uint32_t starts_max;
     /** Most records that are not confirmed. Default 1 000 000. */
     uint32_t outbox_max;
-    /** Must be 0. */
-    uint32_t reserved;
+    /** What becomes of a usage beyond the possible. Default `GATEWAY_EXCESS_CAP`. */
+    uint32_t excess;
 } gateway_billing_config;
 
 /** Who calls what. */
 typedef struct gateway_call {
     /** The id of the request. */
     const char *request_id;
-    /** Who pays. */
+    /** Who pays; NULL if nobody does. */
     const char *customer;
     /** The model, as the price book names it. */
     const char *model;
-    /** The customer's pricing tier; NULL or empty if there is none. */
+    /** The customer's pricing tier; NULL if there is none. */
     const char *tier;
 } gateway_call;
 
@@ -1558,26 +1662,36 @@ typedef struct gateway_call {
 typedef struct gateway_receipt {
     /** The number of its record. */
     uint64_t seq;
+    /** Nanoseconds reported. */
+    uint64_t reported_ns;
     /** Nanoseconds charged. */
     uint64_t billed_ns;
     /** Millionths of the currency, where `priced` is 1. */
     uint64_t charge;
     /** 1 where there was a price. */
-    uint64_t priced;
+    uint32_t priced;
+    /** 1 where less is charged than was reported. */
+    uint32_t capped;
 } gateway_receipt;
 
 /** The record of a call that has left. Texts end in a NUL. */
 typedef struct gateway_record {
     /** Its number, without gaps. A receiver that sees a number again drops it. */
     uint64_t seq;
-    /** Nanoseconds charged; 0 unless it ended. */
+    /** Nanoseconds reported; 0 unless it ended. */
+    uint64_t reported_ns;
+    /** Nanoseconds charged: as many, or what was possible where that is less. */
     uint64_t billed_ns;
-    /** When it started. */
+    /** When it started, by the caller's clock. */
     uint64_t started;
-    /** When it left. */
+    /** When it left, by the caller's clock. */
     uint64_t ended;
-    /** Price for a GPU-second, where `priced` is 1. */
+    /** Nanoseconds it took: the time that passed, whatever steps the clock made. */
+    uint64_t elapsed;
+    /** Price for each `price_per` of GPU time, where `priced` is 1. */
     uint64_t price;
+    /** Nanoseconds that `price` is for, where `priced` is 1. */
+    uint64_t price_per;
     /** What is charged in millionths of the currency, where `priced` is 1. */
     uint64_t charge;
     /** 1 where there was a price. */
@@ -1586,17 +1700,25 @@ typedef struct gateway_record {
     uint32_t price_version;
     /** How it left: `GATEWAY_CALL_ENDED` and its like. */
     uint32_t outcome;
-    /** 1 where `billed_ns` was measured. */
+    /** 1 where `reported_ns` was measured. */
     uint32_t measured;
+    /** 1 where less is charged than was reported. */
+    uint32_t capped;
+    /** 1 where `ended` lies before `started`: the clock was set back in between. */
+    uint32_t clock_back;
+    /** 1 where it has a customer. */
+    uint32_t has_customer;
+    /** 1 where it has a tier. */
+    uint32_t has_tier;
     /** The currency: three letters. */
     char currency[8];
     /** The id of the request. */
     char request_id[GATEWAY_NAME_CAP];
-    /** Who pays. */
+    /** Who pays, where `has_customer` is 1. */
     char customer[GATEWAY_NAME_CAP];
     /** The model. */
     char model[GATEWAY_NAME_CAP];
-    /** The customer's pricing tier; empty if there is none. */
+    /** The customer's pricing tier, where `has_tier` is 1. */
     char tier[GATEWAY_NAME_CAP];
 } gateway_record;
 
@@ -1616,6 +1738,12 @@ typedef struct gateway_billing_totals {
     uint64_t swept;
     /** Ended calls that had no price. */
     uint64_t unpriced;
+    /** Nanoseconds of calls that had no price; part of `usage_ns`. The lower 64 bits. */
+    uint64_t unpriced_ns;
+    /** The upper 64 bits of the same sum. */
+    uint64_t unpriced_ns_high;
+    /** Ended calls charged for less than they reported. */
+    uint64_t capped;
     /** Ended calls without a measurement. */
     uint64_t unmeasured;
     /** Nanoseconds charged: the lower 64 bits. */
@@ -1686,6 +1814,9 @@ const char *gateway_version(void);
 
 /**
  * The system's clock: nanoseconds since 1970-01-01 00:00 UTC. What every `now` of this header is counted in.
+ *
+ * It never steps: it reads the wall's time once in a process, and goes on with the machine's time since boot, which counts
+ * the time the machine was suspended. A process that is forked goes on with it.
  *
  * The library itself reads it only in the functions that wait. Everywhere else the caller passes `now`, from this
  * clock, from another one, or from a test that makes time up.
@@ -2005,6 +2136,18 @@ gateway_status gateway_submit(gateway *gw,
 gateway_status gateway_cancel(gateway *gw, uint64_t now, gateway_job_id job);
 
 /**
+ * The same with what its lease used, if it has one; 0 items: the lease's time. `billing_cancelled` says who pays for it.
+ *
+ * Errors: as `gateway_cancel`; `GATEWAY_NOT_UTF8`, from -201 down for a malformed usage, and
+ * `GATEWAY_USAGE_EXCEEDS_ELAPSED` where the policy is to refuse. May be called from any thread.
+ */
+gateway_status gateway_cancel_with(gateway *gw,
+                                   uint64_t now,
+                                   gateway_job_id job,
+                                   const gateway_usage *usage,
+                                   size_t usage_len);
+
+/**
  * Removes the record of a job that has ended. Its settlement stays.
  *
  * Errors: `GATEWAY_UNKNOWN_JOB`; `GATEWAY_NOT_ENDED`; `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`,
@@ -2122,8 +2265,9 @@ gateway_status gateway_progress(gateway *gw,
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, `GATEWAY_CONTRADICTION` for an output that is both;
  * `GATEWAY_SUPERSEDED`; `GATEWAY_UNKNOWN_LEASE`; from -201 down for an empty or over-long output and a malformed usage;
- * `GATEWAY_USAGE_EXCEEDS_ELAPSED`, `GATEWAY_CHARGE_OVERFLOW`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`,
- * `GATEWAY_REENTERED`. May be called from any thread.
+ * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. A usage beyond what the devices can have worked is
+ * taken, and what was possible is billed; only where `billing_excess` is to refuse it is
+ * `GATEWAY_USAGE_EXCEEDS_ELAPSED`, and `GATEWAY_TOO_LONG` for more devices than the backend has. May be called from any thread.
  */
 gateway_status gateway_complete(gateway *gw,
                                 uint64_t now,
@@ -2148,11 +2292,40 @@ gateway_status gateway_fail(gateway *gw,
                             gateway_after_failure *after);
 
 /**
- * Takes a lease back unused. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
+ * Takes a lease back. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
  *
  * Errors: as `gateway_heartbeat`. May be called from any thread.
  */
 gateway_status gateway_release(gateway *gw, uint64_t now, uint64_t lease, gateway_job_id *job);
+
+/**
+ * The same with what the lease used; 0 items: the lease's time. `billing_released` says who pays for it.
+ *
+ *     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
+ *     gateway_status status = gateway_release_with(gw, now, info.id, &usage, 1, NULL);
+ *
+ * Errors: as `gateway_heartbeat`, then as `gateway_complete` for the usage. May be called from any thread.
+ */
+gateway_status gateway_release_with(gateway *gw,
+                                    uint64_t now,
+                                    uint64_t lease,
+                                    const gateway_usage *usage,
+                                    size_t usage_len,
+                                    gateway_job_id *job);
+
+/**
+ * Gives up the job of a live lease, whose id `*job` is: its worker says that nobody waits for the result any more. Unlike
+ * `gateway_cancel` it does nothing to a job that has gone on to another worker. `usage` is what the lease used; 0 items:
+ * the lease's time. `billing_cancelled` says who pays for it. `job` may be NULL.
+ *
+ * Errors: as `gateway_release_with`. May be called from any thread.
+ */
+gateway_status gateway_cancel_lease(gateway *gw,
+                                    uint64_t now,
+                                    uint64_t lease,
+                                    const gateway_usage *usage,
+                                    size_t usage_len,
+                                    gateway_job_id *job);
 
 /**
  * Handles what is due by `now`. Every command does so first; call it at `gateway_next_deadline` when nothing else
@@ -2164,7 +2337,8 @@ gateway_status gateway_release(gateway *gw, uint64_t now, uint64_t lease, gatewa
 gateway_status gateway_advance(gateway *gw, uint64_t now, gateway_advanced *advanced);
 
 /**
- * Takes the clock as it is, however far it leapt: an operator says that the time is right. Else as `gateway_advance`.
+ * Takes a step of the clock that is on trial for time that passed: an operator says that the clock is right. Else as
+ * `gateway_advance`.
  *
  * Errors: as there. May be called from any thread.
  */
@@ -2182,13 +2356,16 @@ gateway_status gateway_next_deadline(const gateway *gw, uint64_t *deadline);
 
 /**
  * Leases the next job, and waits for one until `until`, an instant of `gateway_now`; `GATEWAY_FOREVER` waits without
- * end. Else as `gateway_dispatch`.
+ * end. Else as `gateway_dispatch`. The clock of the calls before may have been another one: the step to `gateway_now` is
+ * one like any other.
  *
  * `GATEWAY_WAIT`: there was none by then, or somebody called `gateway_wake`.
  * Errors: as `gateway_dispatch`; `GATEWAY_INVALID_HANDLE` also where the gateway is freed meanwhile. May be called from
  * any thread.
  */
-gateway_status gateway_wait_dispatch(gateway *gw, uint64_t until, gateway_lease **lease);
+gateway_status gateway_wait_dispatch(gateway *gw,
+                                     uint64_t until,
+                                     gateway_lease **lease);
 
 /**
  * Leases up to `max` jobs to a backend, and waits for the first until `until`. Else as `gateway_dispatch_to` and
@@ -2383,6 +2560,49 @@ gateway_status gateway_tx_fail(gateway_tx *tx,
 gateway_status gateway_tx_release(gateway_tx *tx, uint64_t lease, gateway_job_id *job);
 
 /**
+ * As `gateway_release_with`.
+ *
+ * Errors: as there. Inside of a transaction's callback only.
+ */
+gateway_status gateway_tx_release_with(gateway_tx *tx,
+                                       uint64_t lease,
+                                       const gateway_usage *usage,
+                                       size_t usage_len,
+                                       gateway_job_id *job);
+
+/**
+ * As `gateway_cancel_lease`.
+ *
+ * Errors: as there. Inside of a transaction's callback only.
+ */
+gateway_status gateway_tx_cancel_lease(gateway_tx *tx,
+                                       uint64_t lease,
+                                       const gateway_usage *usage,
+                                       size_t usage_len,
+                                       gateway_job_id *job);
+
+/**
+ * As `gateway_cancel_with`.
+ *
+ * Errors: as there. Inside of a transaction's callback only.
+ */
+gateway_status gateway_tx_cancel_with(gateway_tx *tx,
+                                      gateway_job_id job,
+                                      const gateway_usage *usage,
+                                      size_t usage_len);
+
+/**
+ * As `gateway_correct_usage`.
+ *
+ * Errors: as there. Inside of a transaction's callback only.
+ */
+gateway_status gateway_tx_correct_usage(gateway_tx *tx,
+                                        uint64_t lease,
+                                        const gateway_usage *usage,
+                                        size_t usage_len,
+                                        gateway_corrected *corrected);
+
+/**
  * As `gateway_cancel`.
  *
  * Errors: as there, without those of the gateway's handle. Inside of a transaction's callback only.
@@ -2402,7 +2622,7 @@ gateway_status gateway_tx_delete(gateway_tx *tx, gateway_job_id job);
  * Puts a newer price book in force, for jobs that end from now on. `version` is higher than that of the book in force,
  * `currency` three upper-case letters, the same in every book.
  *
- *     gateway_price prices[] = {{"*", "*", 1200}, {"flux/dev", "pro", 1000}};
+ *     gateway_price prices[] = {{"*", "*", 1200, GATEWAY_SECOND}, {"flux/dev", "pro", 2490000, GATEWAY_HOUR}};
  *     gateway_status status = gateway_put_prices(gw, now, 1, "USD", prices, 2);
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for a value that cannot be, an older version and
@@ -2481,7 +2701,8 @@ gateway_status gateway_settlements_read(const gateway_settlements *settlements,
                                         gateway_settlement *settlement);
 
 /**
- * Reads what one device worked for one of the settlements: its name, with a NUL, and `*gpu_ns`, which may be NULL.
+ * Reads what one device worked for one of the settlements: its name, with a NUL, and `*gpu_ns`, which may be NULL. The name
+ * is empty where it stands for all devices beyond the first 64.
  *
  * `GATEWAY_NONE`: there is no such settlement or device. Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`;
  * `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
@@ -2493,6 +2714,26 @@ gateway_status gateway_settlements_device(const gateway_settlements *settlements
                                           char *buf,
                                           size_t cap,
                                           size_t *needed);
+
+/**
+ * Takes what a lease used that has ended: all of it, in the place of what was billed for it before. Where its job is
+ * settled, the difference is a settlement of its own; until then it is part of the settlement to come. Who pays stays as
+ * it was. Telling the same again changes nothing. `corrected` may be NULL.
+ *
+ *     gateway_usage usage = {"GPU-8f2c", 1700 * GATEWAY_MILLISECOND};
+ *     gateway_status status = gateway_correct_usage(gw, now, lease, &usage, 1, NULL);
+ *
+ * Errors, in this order: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`; `GATEWAY_STILL_LIVE`; `GATEWAY_UNKNOWN_LEASE`; from
+ * -201 down for a malformed usage or none; `GATEWAY_TOO_LATE` from `late_usage_for` on; `GATEWAY_USAGE_EXCEEDS_ELAPSED`
+ * where the policy is to refuse; `GATEWAY_FULL` without room for the entry. `GATEWAY_INVALID_HANDLE`,
+ * `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from any thread.
+ */
+gateway_status gateway_correct_usage(gateway *gw,
+                                     uint64_t now,
+                                     uint64_t lease,
+                                     const gateway_usage *usage,
+                                     size_t usage_len,
+                                     gateway_corrected *corrected);
 
 /**
  * All of the settlements as JSON, as the reply to the command `take_settlements` has them.
@@ -3361,8 +3602,8 @@ gateway_status gateway_billing_start(gateway_billing *billing, const gateway_cal
  * Closes a call and charges what it used; without any `usage` (0 items) the time it took. `receipt` may be NULL.
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for the shape of the usage; `GATEWAY_NO_START`;
- * `GATEWAY_USAGE_EXCEEDS_ELAPSED`; `GATEWAY_CHARGE_OVERFLOW`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. The call
- * stays open then. May be called from any thread.
+ * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`; and where `excess` is to refuse, `GATEWAY_USAGE_EXCEEDS_ELAPSED`. The call
+ * stays open then. Otherwise a usage beyond what a device can have worked is taken, and what was possible is charged. May be called from any thread.
  */
 gateway_status gateway_billing_end(gateway_billing *billing,
                                    const char *request_id,
@@ -3586,15 +3827,16 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
 #define GATEWAY_CUSTOMER_POLICY_INIT \
     {sizeof(gateway_customer_policy), NULL, 0, 0, 0, 1, 4294967295u, 4294967295u, 0}
 #define GATEWAY_BACKOFF_CONFIG_INIT \
-    {sizeof(gateway_backoff_config), GATEWAY_SECOND, GATEWAY_MINUTE, 0, 0, 2000000, 3, 0, 0}
+    {sizeof(gateway_backoff_config), GATEWAY_SECOND, GATEWAY_MINUTE, 0, 15 * GATEWAY_MINUTE, 0, 2000000, 3, 100000, 0}
 #define GATEWAY_BREAKER_CONFIG_INIT \
     {sizeof(gateway_breaker_config), 100 * GATEWAY_SECOND, GATEWAY_MINUTE, 10 * GATEWAY_MINUTE, 2 * GATEWAY_MINUTE, \
      10, 500000, GATEWAY_RATE_AT_LEAST, 10, 5, 2, 2, 0}
 #define GATEWAY_CONFIG_INIT \
     {sizeof(gateway_config), 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
-     100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, 10 * GATEWAY_MINUTE, GATEWAY_MINUTE, GATEWAY_HOUR, \
-     GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, 10000, 2000000, 10485760, \
-     1048576, 100000, 1000000, 10000, 1000, 10000, 16384, 1024, 64, 0}
+     100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, GATEWAY_HOUR, 10 * GATEWAY_MINUTE, GATEWAY_MINUTE, GATEWAY_HOUR, \
+     GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, GATEWAY_PAYER_HOUSE, \
+     10000, GATEWAY_EXCESS_CAP, 1, 100000, 1, 2000000, 10485760, 1048576, 100000, 1000000, 10000, 1000, 10000, 16384, \
+     1024, 64, 0}
 #define GATEWAY_SUBMIT_OPTIONS_INIT \
     {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, 1, GATEWAY_PRIORITY_NORMAL, 0}
 #define GATEWAY_BACKEND_OPTIONS_INIT \
@@ -3611,7 +3853,8 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
 #define GATEWAY_STORE_OPTIONS_INIT \
     {sizeof(gateway_store_options), NULL, 0, NULL, 0, 0, 0, 0}
 #define GATEWAY_BILLING_CONFIG_INIT \
-    {sizeof(gateway_billing_config), 0, GATEWAY_HOUR, GATEWAY_MINUTE, 100 * GATEWAY_MILLISECOND, 10000, 100000, 1000000, 0}
+    {sizeof(gateway_billing_config), 0, GATEWAY_HOUR, GATEWAY_MINUTE, 100 * GATEWAY_MILLISECOND, 10000, 100000, \
+     1000000, GATEWAY_EXCESS_CAP}
 
 /* What a job produced, as a struct: where it lies, or the bytes themselves. */
 

@@ -284,7 +284,7 @@ impl Gateway {
     /// let now = Timestamp::from_secs(1);
     /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
     /// gateway.put_backend(now, Backend::new("llm-1", BackendKind::Torch).serves("text", "llama", ["70b"]))?;
-    /// gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", Route::parse("text/llama/70b/t2t")?))?;
+    /// gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", Route::parse("text/llama/70b/chat")?))?;
     /// let Dispatch::Lease(lease) = gateway.dispatch(now) else { panic!() };
     /// // The client leaves in the middle of its stream, after 3 s.
     /// let later = Timestamp::from_secs(4);

@@ -80,6 +80,7 @@ pub(crate) fn late_usage() -> Log {
     log.give(Command::All(vec![
         Step::CancelLease { lease: leases[3], usage: gpu(5) },
         Step::All(vec![Leaf::CorrectUsage { lease: leases[3], usage: gpu(7) }]),
+        Step::CorrectUsage { lease: leases[3], usage: gpu(8) },
         Step::FirstOf(vec![Leaf::CancelLease { lease: leases[3], usage: gpu(7) }]),
         Step::Release { lease: leases[3], usage: gpu(9) },
     ]));
