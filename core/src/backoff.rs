@@ -198,9 +198,10 @@ impl Backoff {
 
     /// The wait after the `attempt`-th failure (from 1; 0 counts as 1) of the thing called `key`.
     ///
-    /// `retry_after`, at most [`BackoffConfig::retry_after_max`], is a floor, also above `max`: a backend that says when is not asked sooner. Powers of the factor are
-    /// exact as long as their odd part fits into 64 bits (always for powers of two, 40 steps for 1.5), then within
-    /// 2⁻³⁰; the wait is rounded to the nearest nanosecond.
+    /// `retry_after`, at most [`BackoffConfig::retry_after_max`], is a floor, also above `max`: a backend that says when is
+    /// not asked sooner, and the jitter goes on top of it. Powers of the factor are exact as long as their odd part fits
+    /// into 64 bits (always for powers of two, 40 steps for 1.5), then within 2⁻³⁰; the wait is rounded to the nearest
+    /// nanosecond.
     ///
     /// # Complexity
     /// O(log `attempt`): at most 32 squarings.

@@ -446,7 +446,9 @@ static void a_histogram_tells_quantiles(void) {
 
 static void a_backoff_waits_one_two_and_four_seconds(void) {
     gateway_backoff *backoff = NULL;
-    OK(gateway_backoff_new(NULL, &backoff));
+    gateway_backoff_config exact = GATEWAY_BACKOFF_CONFIG_INIT;
+    exact.jitter_ppm = 0;
+    OK(gateway_backoff_new(&exact, &backoff));
     gateway_retry retry;
     for (uint32_t attempt = 1; attempt <= 3; attempt++) {
         uint64_t delay = 0;

@@ -40,7 +40,7 @@ static void each_field_is_read(void) {
     customer.tier = "gold", customer.rate_per = 11, customer.rate_amount = 12, customer.rate_burst = 13;
     customer.weight = 14, customer.running_max = 15, customer.queued_max = 16;
     backoff.base = 21, backoff.max = 22, backoff.total = 23, backoff.seed = 24, backoff.factor_ppm = 1000025;
-    backoff.retries = 26, backoff.jitter_ppm = 27;
+    backoff.retries = 26, backoff.jitter_ppm = 27, backoff.retry_after_max = 28;
     breaker.window = 31, breaker.open_for = 32, breaker.open_for_max = 33, breaker.probe_timeout = 34;
     breaker.buckets = 3, breaker.failure_rate_ppm = 36, breaker.failure_rate_rule = GATEWAY_RATE_ABOVE;
     breaker.calls_min = 37, breaker.consecutive_failures = 38, breaker.open_for_factor = 39, breaker.probes_to_close = 40;
@@ -66,14 +66,16 @@ static void each_field_is_read(void) {
          "{\"seed\":41,\"ordering\":\"fifo\",\"age_after\":42,\"customer\":{\"weight\":14,\"rate\":{\"amount\":12,\"per\":11,"
          "\"burst\":13},\"running_max\":15,\"queued_max\":16,\"tier\":\"gold\"},\"estimate\":43,\"lease_for\":44,"
          "\"timeouts\":{\"queue\":45,\"start\":46,\"run\":47,\"total\":48},\"backoff\":{\"base\":21,\"factor_ppm\":1000025,"
-         "\"max\":22,\"retries\":26,\"jitter_ppm\":27,\"total\":23,\"seed\":24},\"losses_max\":54,\"breaker\":{\"window\":31,"
+         "\"max\":22,\"retries\":26,\"jitter_ppm\":27,\"total\":23,\"retry_after_max\":28,\"seed\":24},\"losses_max\":54,\"breaker\":{\"window\":31,"
          "\"buckets\":3,\"failure_rate_ppm\":36,\"failure_rate_rule\":\"above\",\"calls_min\":37,"
          "\"consecutive_failures\":38,\"open_for\":32,\"open_for_factor\":39,\"open_for_max\":33,\"probes_to_close\":40,"
          "\"probe_timeout\":34},\"billing\":{\"failed\":\"customer\",\"lost\":\"customer\",\"cancelled\":\"house\","
          "\"released\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
-         "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
+         "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,"
+         "\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
          "\"retained_max\":59,\"retained_bytes_max\":69,\"idempotency_for\":70,\"idempotency_keys_max\":71,"
-         "\"idempotency_free_failed\":false,\"idempotency_free_cancelled\":true,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
+         "\"idempotency_free_failed\":false,\"idempotency_free_cancelled\":true,"
+         "\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
          "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65,\"steps_max\":68}");
     OK(gateway_free(gw));
 }

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import libgateway
 import pytest
-from libgateway import Backend, Gateway
+from libgateway import Backend, Backoff, Gateway
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def flux(name: str = "flux-1", **more: Any) -> Backend:
 
 @pytest.fixture
 def gateway(clock: Clock) -> Gateway:
-    return Gateway(backends=[flux(slots=4)], seed=1, clock=clock)
+    return Gateway(backends=[flux(slots=4)], backoff=Backoff(jitter=0), seed=1, clock=clock)
 
 
 class VirtualSelector(selectors.DefaultSelector):

@@ -77,9 +77,9 @@ def test_an_error_tells_number_code_field_and_message_and_survives_a_pickle() ->
         (702, lambda g: g.remove_customer("nobody")),
         (703, lambda g: g.pause("image/wan/dev/t2i")),
         (511, lambda g: [g.submit("a", ROUTE), g.correct_usage(g.dispatch(), gpu_seconds=1)]),
-        (512, lambda g: [own.submit("a", ROUTE) and own.correct_usage(own.release(own.dispatch()) and 1, gpu_ns=1)
+        (512, lambda g: [own.submit("a", ROUTE) and [own.release(lease) for lease in own.dispatch_many(1)] and own.correct_usage(1, gpu_ns=1)
                          for own in [Gateway(backends=[flux()], billing=libgateway.BillingPolicy(late_usage_for=0))]]),
-        (1103, lambda g: [own.submit("a", ROUTE) and own.complete(own.dispatch(), "x", gpu_seconds=10)
+        (1103, lambda g: [own.submit("a", ROUTE) and [own.complete(lease, "x", gpu_seconds=10) for lease in own.dispatch_many(1)]
                           for own in [Gateway(backends=[flux()], billing=libgateway.BillingPolicy(excess="refuse"))]]),
         (1111, lambda g: g.confirm_settlements(libgateway.Batch(7, 1, 1))),
         (1201, lambda g: Gateway.restore(b"")),

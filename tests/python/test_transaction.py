@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from libgateway import Backend, Failure, Gateway, JobId, NotNowError, SupersededError
+from libgateway import Backend, Backoff, Failure, Gateway, JobId, NotNowError, SupersededError
 
 from conftest import ROUTE, START, Clock, flux
 
@@ -14,7 +14,8 @@ WAN = "image/wan/default/i2i"
 
 @pytest.fixture
 def two(clock: Clock) -> Gateway:
-    return Gateway(backends=[flux(), Backend("wan-1", modality="image", family="wan")], seed=1, clock=clock)
+    backends = [flux(), Backend("wan-1", modality="image", family="wan")]
+    return Gateway(backends=backends, backoff=Backoff(jitter=0), seed=1, clock=clock)
 
 
 def test_both_or_neither(two: Gateway) -> None:

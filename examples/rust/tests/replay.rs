@@ -314,7 +314,8 @@ fn more_than_the_gateway_takes_waits_at_the_door() {
     // The last one waits for all before it, wherever they wait: 120 000 × 0.22 s on 8 GPUs, less its own arrival.
     let longest = number(&json["wait_ms"], "max");
     assert!((3_179_000..=3_181_000).contains(&longest), "{longest}");
-    assert!(json["peak_rss_mb"].as_u64().is_none_or(|mb| mb < 80), "{json}");
+    // Whatever the file is: the jobs at the door are not read yet, and 100 000 ended leases may still be told their usage.
+    assert!(json["peak_rss_mb"].as_u64().is_none_or(|mb| mb < 120), "{json}");
     let words = String::from_utf8(replay(&["--trace", text(&file), "--gpus", "8"]).stdout).unwrap();
     assert!(words.contains(" requests waited at the door"), "{words}");
 }
