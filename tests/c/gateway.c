@@ -667,7 +667,7 @@ static void usage_is_told_with_every_end_of_a_lease_and_after_it(void) {
     OK(gateway_correct_usage(gw, later, first, &usage, 1, &corrected));
     NUMBER(corrected.settlement, 0);
     STATUS(gateway_correct_usage(gw, later, first, NULL, 0, &corrected), GATEWAY_EMPTY);
-    STATUS(gateway_correct_usage(gw, later, 99, &usage, 1, &corrected), GATEWAY_UNKNOWN_LEASE);
+    STATUS(gateway_correct_usage(gw, later, UINT64_MAX, &usage, 1, &corrected), GATEWAY_UNKNOWN_LEASE);
 
     uint64_t fourth = lease_next(gw, later).id;
     STATUS(gateway_correct_usage(gw, later, fourth, &usage, 1, &corrected), GATEWAY_STILL_LIVE);
