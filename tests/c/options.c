@@ -148,7 +148,7 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     } while (0)
     REFUSED(config.ordering = 2, "ordering");
     REFUSED(config.ordering = UINT32_MAX, "ordering");
-    REFUSED(config.losses_max = 65536, "losses_max");
+    REFUSED(config.losses_max = 1000001, "losses_max");
     REFUSED(config.billing_lost = 2, "billing_lost");
     REFUSED(config.billing_released = 2, "billing_released");
     REFUSED(config.billing_excess = 2, "billing_excess");
@@ -191,7 +191,7 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     usage.device = "GPU,1";
     STATUS(gateway_complete(gw, START, info.id, &output, &usage, 1, NULL), GATEWAY_CHARACTER);
     usage.device = "GPU-1";
-    output.data_len = 0;
+    output.url = "", output.data = NULL, output.data_len = 0;
     STATUS(gateway_complete(gw, START, info.id, &output, NULL, 0, NULL), GATEWAY_EMPTY);
     gateway_failure failure = GATEWAY_FAILURE_INIT;
     failure.failure_class = 7;
