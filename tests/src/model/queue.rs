@@ -515,7 +515,7 @@ impl Model {
             route: job.route.clone(),
             task: job.task,
             payload: job.payload.clone(),
-            attempt: u32::from(job.attempts) + u32::from(job.requeues) + 1,
+            attempt: job.attempts + job.requeues + 1,
             deadline,
             warm,
             probe,
@@ -564,7 +564,7 @@ impl Model {
 
     /// Tokens without which it makes no sense to look at a parked job.
     fn need(job: &Job) -> u64 {
-        if job.hold == Hold::Throttled { job.tokens.into() } else { 0 }
+        if job.hold == Hold::Throttled { job.tokens } else { 0 }
     }
 
     /// When a customer has so many tokens; `None`: now.

@@ -79,7 +79,7 @@ fn b04_a_retry_is_of_the_job_as_it_stands_now() {
         let lease = rig.lease();
         assert_eq!((lease.attempt, lease.payload.as_bytes()), (attempt, b"a red fox".as_slice()));
         rig.fail(&lease, FailureClass::Timeout);
-        assert_eq!(u32::from(rig.job(JOB).attempts), attempt);
+        assert_eq!(rig.job(JOB).attempts, attempt);
         // Nobody holds a copy: a gateway that was restarted in between goes on the same.
         restarted(&mut rig);
         rig.pass(secs(60));

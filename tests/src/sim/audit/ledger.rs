@@ -118,7 +118,7 @@ impl Auditor {
         expect(own.task == job.submit.route.task(), "the task of the job")?;
         let times = (own.created.as_nanos(), own.started.map(|at| at.as_nanos()));
         expect(times == (job.created, job.started), "creation and last start of the job")?;
-        let counts = (u32::from(own.attempts), u32::from(own.requeues));
+        let counts = (own.attempts, own.requeues);
         expect(counts == (job.attempts, job.requeues), "attempts and requeues of the job")?;
         let account = &job.settled;
         let time = (own.reported.as_nanos(), own.usage.as_nanos(), own.absorbed.as_nanos());

@@ -192,7 +192,7 @@ impl Job {
         } else {
             self.end_attempt(at, Attempt::unmeasured(config.billing.lost), &config.billing);
             self.losses += 1;
-            if self.losses > u32::from(config.losses_max) {
+            if self.losses > config.losses_max {
                 self.end(JobState::Error, at);
             } else {
                 self.requeues += 1;
