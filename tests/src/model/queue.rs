@@ -571,7 +571,7 @@ impl Model {
     fn tokens_at(&self, customer: &str, need: u64) -> Option<u64> {
         let limit = self.policy(customer).rate.filter(|_| need > 0)?;
         let own = &self.customers[self.customer(customer).unwrap()];
-        match Tokens::of(&limit).wait(own, need.try_into().unwrap(), self.now) {
+        match Tokens::of(&limit).wait(own, need, self.now) {
             Ok(()) => None,
             Err(at) => Some(at.unwrap_or(u64::MAX)),
         }
