@@ -258,11 +258,17 @@
 /** The snapshot contradicts itself. */
 #define GATEWAY_CORRUPT (-1205)
 
+/** The gateway was given a command while its snapshot was taken in slices. */
+#define GATEWAY_CHANGED (-1206)
+
 /** The text is no command. */
 #define GATEWAY_NOT_A_COMMAND (-1301)
 
 /** The bytes are no command. */
 #define GATEWAY_BAD_BYTES (-1302)
+
+/** The entry is not the next one of the log: it was applied before, or one before it was not. */
+#define GATEWAY_OUT_OF_SEQUENCE (-1303)
 
 /**
  * Something a transaction as data needs is not there now. The functions of this header answer `GATEWAY_WAIT` instead.
@@ -417,6 +423,12 @@
 
 /** The result is refused, and may be told again with another figure. */
 #define GATEWAY_EXCESS_REFUSE 1
+
+/** The idempotency key of a job that ended in error is free again at once. */
+#define GATEWAY_FREE_FAILED 1
+
+/** The idempotency key of a cancelled job is free again at once. */
+#define GATEWAY_FREE_CANCELLED 2
 
 /** The threshold itself opens the breaker. */
 #define GATEWAY_RATE_AT_LEAST 0
@@ -645,6 +657,13 @@ typedef struct gateway_queue gateway_queue;
 typedef struct gateway_settlements gateway_settlements;
 
 /**
+ * A snapshot in slices, see `gateway_slices_new`.
+ *
+ * May be used from any number of threads at once; calls take turns.
+ */
+typedef struct gateway_slices gateway_slices;
+
+/**
  * Jobs by id, each with one state that only moves as the lifecycle allows.
  *
  * May be used from any number of threads at once; calls take turns.
@@ -800,6 +819,11 @@ typedef struct gateway_config {
      * Keys every hash table and draws the jitter. Take it from a random source and keep it with the log. Default 0.
      */
     uint64_t seed;
+    /**
+     * What the numbers of the gateway's life are drawn from; 0: from the system's random source. Give one where there is a
+     * log: a `begin_epoch` with it is the gateway's first command. Default 0.
+     */
+    uint64_t entropy;
     /** Customers without a policy of their own get this one; NULL: the default one. */
     const gateway_customer_policy *customer;
     /** When and how often failed attempts are tried again; NULL: as by default. */
@@ -828,6 +852,13 @@ typedef struct gateway_config {
     uint64_t late_usage_for;
     /** Ended jobs are kept so long. Default 1 h. */
     uint64_t retain_for;
+    /** Bytes of outputs and failure messages that are kept at most, together. Default 1 GiB. */
+    uint64_t retained_bytes_max;
+    /**
+     * An idempotency key stands for its job until so long after the job's end, whether the job's record is still kept or
+     * not; above zero. Default 24 h.
+     */
+    uint64_t idempotency_for;
     /** A customer without jobs is forgotten after so long. Default 600 s. */
     uint64_t customer_idle;
     /**
@@ -872,6 +903,12 @@ typedef struct gateway_config {
     uint32_t output_len_max;
     /** Ended jobs that are kept at most. Default 100 000. */
     uint32_t retained_max;
+    /** Idempotency keys of ended jobs at most; the one whose job ended first leaves first. Default 1 000 000. */
+    uint32_t idempotency_keys_max;
+    /**
+     * Whose keys are free again at once: `GATEWAY_FREE_FAILED`, `GATEWAY_FREE_CANCELLED` or both. Default 0: nobody's.
+     */
+    uint32_t idempotency_free;
     /** Customers known at once. Default 1 000 000. */
     uint32_t customers_max;
     /** Routes known at once. Default 10 000. */
@@ -886,8 +923,6 @@ typedef struct gateway_config {
     uint32_t due_max;
     /** Steps a transaction as data has at most, those within steps counted each. Default 64. */
     uint32_t steps_max;
-    /** Must be 0. */
-    uint32_t reserved;
 } gateway_config;
 
 /** A free word about a backend, for the host: endpoint, region, driver. */
@@ -1065,6 +1100,18 @@ typedef struct gateway_advanced {
     uint32_t more;
 } gateway_advanced;
 
+/** How a job ended, but for the bytes. */
+typedef struct gateway_outcome {
+    /** `GATEWAY_OUTCOME_URL` and its like. */
+    uint32_t kind;
+    /** Of a failure its class, `GATEWAY_FAILURE_TIMEOUT` and its like; else 0. */
+    uint32_t failure_class;
+    /** Of a failure by HTTP its status; else 0. */
+    uint32_t http_status;
+    /** Of a failure: 1 where another submission might succeed. */
+    uint32_t retriable;
+} gateway_outcome;
+
 /**
  * The steps of a transaction. Returns 0 to keep them; anything else takes all of them back and is what
  * `gateway_transaction` answers. `tx` must not be kept. No exception and no `longjmp` may leave it.
@@ -1120,8 +1167,16 @@ typedef struct gateway_batch {
  * nanoseconds, money in millionths of the currency. Texts end in a NUL.
  */
 typedef struct gateway_settlement {
-    /** Its number, without gaps. A host that sees a number again drops it. */
+    /**
+     * Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, a first entry
+     * of a job that it has a first entry of from another epoch, a correction of an entry that it dropped, and a correction
+     * whose lease and revision it has.
+     */
     uint64_t number;
+    /**
+     * The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
+     */
+    uint64_t epoch;
     /** The job. */
     gateway_job_id job;
     /** GPU time that was reported of the attempts the customer pays for; in a correction, of its lease. */
@@ -1138,6 +1193,8 @@ typedef struct gateway_settlement {
     uint64_t charge;
     /** The number of the entry it corrects; 0: it is the first one of its job. */
     uint64_t corrects;
+    /** The life of the gateway that `corrects` belongs to: in which the job ended. */
+    uint64_t corrects_epoch;
     /** The lease whose usage was told late, in a correction. */
     uint64_t lease;
     /** When it was told, in a correction; else `GATEWAY_FOREVER`. */
@@ -1162,8 +1219,8 @@ typedef struct gateway_settlement {
     uint32_t measured;
     /** 1 where less was billed or absorbed than was reported. */
     uint32_t capped;
-    /** Always 0. */
-    uint32_t reserved;
+    /** Which of its lease's corrections it is, from 1 on; 0: it is none. */
+    uint32_t revision;
     /** What it was: `GATEWAY_TASK_T2I` and its like. */
     uint32_t task;
     /** How it ended: `GATEWAY_STATE_COMPLETE` and its like. */
@@ -1221,18 +1278,6 @@ typedef struct gateway_job {
     /** Modality, family and model, and the engine where one was wanted. */
     char route[GATEWAY_ROUTE_CAP];
 } gateway_job;
-
-/** How a job ended, but for the bytes. */
-typedef struct gateway_outcome {
-    /** `GATEWAY_OUTCOME_URL` and its like. */
-    uint32_t kind;
-    /** Of a failure its class, `GATEWAY_FAILURE_TIMEOUT` and its like; else 0. */
-    uint32_t failure_class;
-    /** Of a failure by HTTP its status; else 0. */
-    uint32_t http_status;
-    /** Of a failure: 1 where another submission might succeed. */
-    uint32_t retriable;
-} gateway_outcome;
 
 /** Why a job waits. */
 typedef struct gateway_reason {
@@ -1360,9 +1405,12 @@ typedef struct gateway_stats {
 
 /**
  * One thing that happened. Events are numbered from 1 without gaps; a host that fetches them too late finds the number
- * of the first it gets higher than it expected.
+ * of the first it gets higher than it expected. Numbers go on after a restore, in another epoch: a host that kept its
+ * place by number has to look again where the epoch is not the one it knew.
  */
 typedef struct gateway_event {
+    /** The life of the gateway it belongs to. */
+    uint64_t epoch;
     /** Its number. */
     uint64_t number;
     /** When it happened. */
@@ -1559,6 +1607,10 @@ typedef struct gateway_store_config {
     uint64_t seed;
     /** Ended jobs are kept so long. Default 1 h. */
     uint64_t retain_for;
+    /** Bytes of outputs and failure messages that are kept at most, together. Default 1 GiB. */
+    uint64_t retained_bytes_max;
+    /** An idempotency key stands for its job until so long after the job's end. Default 24 h. */
+    uint64_t idempotency_for;
     /** Longest single stay of a job in the queue; 0: no end. Default 0. */
     uint64_t timeout_queue;
     /** Longest time to the first start; 0: no end. Default 0. */
@@ -1573,6 +1625,12 @@ typedef struct gateway_store_config {
     uint32_t retained_max;
     /** Longest payload, output and failure message in bytes. Default 10 MiB. */
     uint32_t payload_len_max;
+    /** Idempotency keys of ended jobs at most; the one whose job ended first leaves first. Default 1 000 000. */
+    uint32_t idempotency_keys_max;
+    /**
+     * Whose keys are free again at once: `GATEWAY_FREE_FAILED`, `GATEWAY_FREE_CANCELLED` or both. Default 0: nobody's.
+     */
+    uint32_t idempotency_free;
     /** Must be 0. */
     uint32_t reserved;
 } gateway_store_config;
@@ -1970,7 +2028,8 @@ const char *gateway_kind_name(uint32_t kind);
 /* ---- The gateway: its making and its end ----------------------------------------------------------------------------- */
 
 /**
- * Makes a gateway that stands at `now`. NULL as `config` takes all defaults.
+ * Makes a gateway that stands at `now`. NULL as `config` takes all defaults. It begins a life of its own, see
+ * `gateway_begin_epoch`: with `entropy` of its configuration, or with that of the system where that is 0.
  *
  *     gateway_config config = GATEWAY_CONFIG_INIT;
  *     config.lease_for = 60 * GATEWAY_SECOND;
@@ -1978,13 +2037,15 @@ const char *gateway_kind_name(uint32_t kind);
  *     gateway_status status = gateway_new(&config, gateway_now(), &gw);
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_BAD_SIZE`; `GATEWAY_NOT_UTF8`; `GATEWAY_OUT_OF_RANGE` and others from -201
- * down for the first field that cannot be, which `gateway_last_error_field` names. May be called from any thread.
+ * down for the first field that cannot be, which `gateway_last_error_field` names; `GATEWAY_NO_ENTROPY`. May be called
+ * from any thread.
  */
 gateway_status gateway_new(const gateway_config *config, uint64_t now, gateway **gw);
 
 /**
  * Makes a gateway from a configuration as JSON, as the first line of a log has it: `{"seed":7,"lease_for":60000000000}`.
- * Fields that are missing are as by default.
+ * Fields that are missing are as by default. It is in its first life, as a log begins: leases are numbered from 1 on. Where
+ * it is no replay, `gateway_begin_epoch` has to be its first command.
  *
  * Errors: as `gateway_new`, and `GATEWAY_NOT_A_COMMAND` for what is no such JSON. May be called from any thread.
  */
@@ -2003,21 +2064,103 @@ gateway_status gateway_new_json(const char *config,
 gateway_status gateway_free(gateway *gw);
 
 /**
- * The whole state as bytes, from which `gateway_restore` makes the same gateway: the same answers to the same calls,
- * the same digest. Free them by `gateway_bytes_free`.
+ * The whole state as bytes, from which `gateway_restore` makes a gateway that goes on. Free them by `gateway_bytes_free`.
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`. May be called from
  * any thread.
  */
-gateway_status gateway_snapshot(const gateway *gw, gateway_bytes **snapshot);
+gateway_status gateway_snapshot(const gateway *gw,
+                                gateway_bytes **snapshot);
 
 /**
- * Makes the gateway that a snapshot was taken of.
+ * Begins a snapshot in slices: the same bytes as those of `gateway_snapshot`, some 64 KiB at a time, so that all of them
+ * are never held at once. Free it by `gateway_slices_free`.
+ *
+ * Errors: as `gateway_snapshot`. May be called from any thread.
+ */
+gateway_status gateway_slices_new(const gateway *gw,
+                                  gateway_slices **slices);
+
+/**
+ * The next slice of the bytes, of the same gateway. That has to stand still meanwhile: a command in between ends the
+ * slices. Free each by `gateway_bytes_free`.
+ *
+ * `GATEWAY_NONE`: that was all. Errors: `GATEWAY_CHANGED`: begin anew; else as `gateway_snapshot`. May be called from any
+ * thread.
+ */
+gateway_status gateway_slices_next(gateway_slices *slices,
+                                   const gateway *gw,
+                                   gateway_bytes **slice);
+
+/**
+ * Frees a snapshot in slices, at its end or before. NULL is fine.
+ *
+ * Errors: `GATEWAY_INVALID_HANDLE`. May be called from any thread.
+ */
+gateway_status gateway_slices_free(gateway_slices *slices);
+
+/**
+ * Makes the gateway that goes on where that of a snapshot stopped, or was lost after it: `gateway_replica`, and then
+ * `gateway_begin_epoch` with `entropy`, or with that of the system where it is 0. A log has to show that command with the
+ * entropy, so give one where there is a log.
+ *
+ * Workers keep the leases that the snapshot knows. The answer of any other is `GATEWAY_SUPERSEDED`.
  *
  * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_TRUNCATED`, `GATEWAY_NOT_A_SNAPSHOT`, `GATEWAY_NEWER_VERSION`,
- * `GATEWAY_ALTERED`, `GATEWAY_CORRUPT`. May be called from any thread.
+ * `GATEWAY_ALTERED`, `GATEWAY_CORRUPT`; `GATEWAY_NO_ENTROPY`. May be called from any thread.
  */
-gateway_status gateway_restore(const void *snapshot, size_t snapshot_len, gateway **gw);
+gateway_status gateway_restore(const void *snapshot,
+                               size_t snapshot_len,
+                               uint64_t now,
+                               uint64_t entropy,
+                               gateway **gw);
+
+/**
+ * Makes the very gateway that a snapshot was taken of: the same answers to the same calls, the same numbers, the same
+ * digest. For replays of a log, for standbys and for checks; one that takes over calls `gateway_begin_epoch` first.
+ *
+ * Errors: as `gateway_restore`, but `GATEWAY_NO_ENTROPY`. May be called from any thread.
+ */
+gateway_status gateway_replica(const void *snapshot, size_t snapshot_len, gateway **gw);
+
+/**
+ * Begins another life of a gateway: what is done where one goes on in the place of one that is gone. `entropy` is 64 random
+ * bits; 0: from the system. `*epoch`, which may be NULL, is the number of the life.
+ *
+ * Ids of leases and batches, and settlements and events, are told apart from all of the life before, so the answer of a
+ * worker that the gateway does not remember to have asked is `GATEWAY_SUPERSEDED`. Leases that it knows live on, and each
+ * worker is given time to be heard. Batches that were out are handed out again; events that were not fetched are dropped.
+ *
+ * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`; `GATEWAY_NO_ENTROPY`.
+ * May be called from any thread.
+ */
+gateway_status gateway_begin_epoch(gateway *gw,
+                                   uint64_t now,
+                                   uint64_t entropy,
+                                   uint64_t *epoch);
+
+/**
+ * The number of the life that the gateway's numbers belong to: 0 the first, where it was made without entropy.
+ *
+ * Errors: as `gateway_snapshot`. May be called from any thread.
+ */
+gateway_status gateway_epoch(const gateway *gw, uint64_t *epoch);
+
+/**
+ * How many commands the gateway was given since the beginning, in this life and those before it. Every call that takes
+ * `now`, or reads it to wait, is one, also one that was refused or found nothing to do; no other call is.
+ *
+ * Errors: as `gateway_snapshot`. May be called from any thread.
+ */
+gateway_status gateway_commands(const gateway *gw, uint64_t *commands);
+
+/**
+ * How many commands are in a snapshot: `gateway_commands` of when it was taken. Only its head is looked at.
+ *
+ * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_TRUNCATED`, `GATEWAY_NOT_A_SNAPSHOT`, `GATEWAY_NEWER_VERSION`. May be called
+ * from any thread.
+ */
+gateway_status gateway_commands_in(const void *snapshot, size_t snapshot_len, uint64_t *commands);
 
 /* ---- The gateway: backends, customers, routes ------------------------------------------------------------------------ */
 
@@ -2382,13 +2525,30 @@ gateway_status gateway_wait_dispatch_to(gateway *gw,
 
 /**
  * Waits until a job has ended, at most until `until`. `*state` is how: `GATEWAY_STATE_COMPLETE` and its like; it may be
- * NULL. `gateway_read_job` and `gateway_job_outcome` tell more.
+ * NULL. Nothing but that end wakes a caller, so that many who wait for other jobs cost nothing. The record may leave before
+ * the caller reads it, where few are kept: `gateway_wait_outcome` gets what the job produced in any case.
  *
- * `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job is not known, or no
- * longer. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
+ * `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job was not known when the call
+ * came. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
  * called from any thread.
  */
-gateway_status gateway_wait_ended(gateway *gw, gateway_job_id job, uint64_t until, uint32_t *state);
+gateway_status gateway_wait_ended(gateway *gw,
+                                  gateway_job_id job,
+                                  uint64_t until,
+                                  uint32_t *state);
+
+/**
+ * Waits until a job has ended, at most until `until`, and tells how: `*outcome` as `gateway_job_outcome` does, and the bytes
+ * that belong to it. Who waits when the job ends gets them, however soon the record leaves. Free them by
+ * `gateway_bytes_free`.
+ *
+ * Answers and errors: as `gateway_wait_ended`, and `GATEWAY_TOO_MANY_HANDLES`. May be called from any thread.
+ */
+gateway_status gateway_wait_outcome(gateway *gw,
+                                    gateway_job_id job,
+                                    uint64_t until,
+                                    gateway_outcome *outcome,
+                                    gateway_bytes **bytes);
 
 /**
  * Runs a transaction; while its body returns `GATEWAY_WAIT`, waits for a change and runs it again, at most until
@@ -3832,11 +3992,11 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
     {sizeof(gateway_breaker_config), 100 * GATEWAY_SECOND, GATEWAY_MINUTE, 10 * GATEWAY_MINUTE, 2 * GATEWAY_MINUTE, \
      10, 500000, GATEWAY_RATE_AT_LEAST, 10, 5, 2, 2, 0}
 #define GATEWAY_CONFIG_INIT \
-    {sizeof(gateway_config), 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
-     100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, GATEWAY_HOUR, 10 * GATEWAY_MINUTE, GATEWAY_MINUTE, GATEWAY_HOUR, \
-     GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, GATEWAY_PAYER_HOUSE, \
-     10000, GATEWAY_EXCESS_CAP, 1, 100000, 1, 2000000, 10485760, 1048576, 100000, 1000000, 10000, 1000, 10000, 16384, \
-     1024, 64, 0}
+    {sizeof(gateway_config), 0, 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
+     100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, GATEWAY_HOUR, 1073741824, 24 * GATEWAY_HOUR, 10 * GATEWAY_MINUTE, \
+     GATEWAY_MINUTE, GATEWAY_HOUR, GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, \
+     GATEWAY_PAYER_CUSTOMER, GATEWAY_PAYER_HOUSE, 10000, GATEWAY_EXCESS_CAP, 1, 100000, 1, 2000000, 10485760, 1048576, \
+     100000, 1000000, 0, 1000000, 10000, 1000, 10000, 16384, 1024, 64}
 #define GATEWAY_SUBMIT_OPTIONS_INIT \
     {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, 1, GATEWAY_PRIORITY_NORMAL, 0}
 #define GATEWAY_BACKEND_OPTIONS_INIT \
@@ -3849,7 +4009,8 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
 #define GATEWAY_QUEUE_CONFIG_INIT \
     {sizeof(gateway_queue_config), 0, GATEWAY_ORDERING_FAIR, 1000000, 100000, 0}
 #define GATEWAY_STORE_CONFIG_INIT \
-    {sizeof(gateway_store_config), 0, GATEWAY_HOUR, 0, 0, 0, 0, 1000000, 100000, 10485760, 0}
+    {sizeof(gateway_store_config), 0, GATEWAY_HOUR, 1073741824, 24 * GATEWAY_HOUR, 0, 0, 0, 0, 1000000, 100000, 10485760, \
+     1000000, 0, 0}
 #define GATEWAY_STORE_OPTIONS_INIT \
     {sizeof(gateway_store_options), NULL, 0, NULL, 0, 0, 0, 0}
 #define GATEWAY_BILLING_CONFIG_INIT \

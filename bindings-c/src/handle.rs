@@ -10,7 +10,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use libgateway::{
     Backoff, BillingCollector, CircuitBreaker, FairQueue, Histogram, JobStore, KeyedRateLimiter, Lease, RateLimiter,
-    TakenSettlements, Watch, WindowLimiter,
+    Slices, TakenSettlements, Watch, WindowLimiter,
 };
 
 use crate::failure::Failure;
@@ -64,6 +64,7 @@ kinds! {
     gateway_lease, "lease": Lease(Lease);
     gateway_settlements, "settlements": Settlements(TakenSettlements);
     gateway_watch, "watch": Watch(Watch);
+    gateway_slices, "slices": Slices(Slices);
     gateway_bytes, "bytes": Bytes(Vec<u8>);
     gateway_limiter, "limiter": Limiter(RateLimiter);
     gateway_keyed_limiter, "keyed limiter": Keyed(KeyedRateLimiter<Vec<u8>>);
@@ -107,6 +108,14 @@ pub struct gateway_settlements {
 /// May be used from any number of threads at once.
 #[allow(non_camel_case_types)]
 pub struct gateway_watch {
+    _opaque: [u8; 0],
+}
+
+/// A snapshot in slices, see `gateway_slices_new`.
+///
+/// May be used from any number of threads at once; calls take turns.
+#[allow(non_camel_case_types)]
+pub struct gateway_slices {
     _opaque: [u8; 0],
 }
 
@@ -193,10 +202,6 @@ pub struct gateway_backoff {
 /// A place of the table. Never moves and never goes.
 pub(crate) struct Slot {
     place: Mutex<Place>,
-    /// Somebody who wants any job may look again.
-    pub(crate) turn: Condvar,
-    /// Everybody who waits for something of their own may look again.
-    pub(crate) change: Condvar,
 }
 
 pub(crate) struct Place {
@@ -213,37 +218,48 @@ pub(crate) struct Found {
 
 /// What is behind a handle, locked.
 pub(crate) struct Held {
-    pub(crate) place: MutexGuard<'static, Place>,
+    /// Only between two calls of [`Held::wait`] it is not there.
+    place: Option<MutexGuard<'static, Place>>,
     found: Found,
 }
 
-impl Held {
-    pub(crate) fn slot(&self) -> &'static Slot {
-        self.found.slot
+impl Drop for Held {
+    /// Wakes everybody where a call panics under the lock: nobody else would, and what they wait for never comes.
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        if let Some(Object::Gateway(machine)) = self.place.as_mut().map(|place| &mut place.object) {
+            machine.wake_all();
+        }
     }
+}
 
+impl Held {
     /// The object.
     #[inline]
     pub(crate) fn object<H: Handle>(&mut self) -> Result<&mut H::Object, Failure> {
-        H::of(&mut self.place.object).ok_or_else(|| Failure::handle(H::NAME))
+        let object = self.place.as_mut().and_then(|place| H::of(&mut place.object));
+        object.ok_or_else(|| Failure::handle(H::NAME))
     }
 
     /// Lets go of the lock while it waits for `signal`, and looks whether the handle still lives.
     pub(crate) fn wait(
-        self,
-        signal: &'static Condvar,
+        mut self,
+        signal: &Condvar,
         at_most: Option<std::time::Duration>,
         name: &str,
     ) -> Result<Self, Failure> {
-        let Self { place, found } = self;
+        let Some(place) = self.place.take() else { return Err(Failure::handle(name)) };
         let place = match at_most {
             None => signal.wait(place).map_err(|_| Failure::poisoned())?,
             Some(at_most) => signal.wait_timeout(place, at_most).map_err(|_| Failure::poisoned())?.0,
         };
-        if place.generation != found.generation {
+        if place.generation != self.found.generation {
             return Err(Failure::handle(name));
         }
-        Ok(Self { place, found })
+        self.place = Some(place);
+        Ok(self)
     }
 }
 
@@ -298,7 +314,7 @@ pub(crate) fn insert<H: Handle>(object: H::Object) -> Result<*mut H, Failure> {
 fn chunk(index: u32) -> &'static [Slot] {
     CHUNKS[index as usize / CHUNK].get_or_init(|| {
         let empty = || Place { generation: 1, object: Object::Nothing };
-        let slot = || Slot { place: Mutex::new(empty()), turn: Condvar::new(), change: Condvar::new() };
+        let slot = || Slot { place: Mutex::new(empty()) };
         (0..CHUNK).map(|_| slot()).collect()
     })
 }
@@ -326,23 +342,21 @@ pub(crate) fn lock<H: Handle>(found: Found) -> Result<Held, Failure> {
     if place.generation != found.generation {
         return Err(Failure::handle(H::NAME));
     }
-    let mut held = Held { place, found };
+    let mut held = Held { place: Some(place), found };
     held.object::<H>()?;
-    if poisoned {
-        // Whoever waits waits for nothing: it is told, too.
-        held.slot().turn.notify_all();
-        held.slot().change.notify_all();
-        return Err(Failure::poisoned());
-    }
-    Ok(held)
+    if poisoned { Err(Failure::poisoned()) } else { Ok(held) }
 }
 
 /// Locks a live handle of any kind.
 #[cfg(feature = "testing")]
-pub(crate) fn hold(handle: *const std::ffi::c_void) -> Result<MutexGuard<'static, Place>, Failure> {
+pub(crate) fn hold(handle: *const std::ffi::c_void) -> Result<Held, Failure> {
     let found = find(handle.cast::<gateway_bytes>())?;
     let place = found.slot.place.lock().map_err(|_| Failure::poisoned())?;
-    if place.generation == found.generation { Ok(place) } else { Err(Failure::handle("any")) }
+    if place.generation == found.generation {
+        Ok(Held { place: Some(place), found })
+    } else {
+        Err(Failure::handle("any"))
+    }
 }
 
 /// Does something with what is behind a handle. A panic in it poisons the handle.
@@ -371,9 +385,7 @@ pub(crate) fn free<H: Handle>(handle: *mut H) -> Result<gateway_status, Failure>
         slot.place.clear_poison();
         std::mem::take(&mut place.object)
     };
-    // Whoever waits finds the handle dead.
-    slot.turn.notify_all();
-    slot.change.notify_all();
+    // A gateway that goes wakes whoever waits for it, and they find the handle dead.
     drop(object);
     let mut empty = EMPTY.lock().unwrap_or_else(PoisonError::into_inner);
     if found.generation == u32::MAX {

@@ -34,13 +34,22 @@ pub unsafe extern "C" fn gateway_job_id_random(id: *mut gateway_job_id) -> gatew
     guard(|| {
         // SAFETY: the caller's promise.
         let id = unsafe { Out::required(id, "id") }?;
-        let mut bytes = [0; 16];
-        File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).map_err(|error| {
-            Failure::edge(GATEWAY_NO_ENTROPY, None, format!("no random bytes from the system: {error}"))
-        })?;
-        id.set(id_out(JobId::from_entropy(u128::from_le_bytes(bytes))));
+        id.set(id_out(JobId::from_entropy(u128::from_le_bytes(random()?))));
         Ok(GATEWAY_OK)
     })
+}
+
+/// Entropy as it was given, or that of the system for 0.
+pub(crate) fn entropy(given: u64) -> Result<u64, Failure> {
+    if given == 0 { random().map(u64::from_le_bytes) } else { Ok(given) }
+}
+
+fn random<const N: usize>() -> Result<[u8; N], Failure> {
+    let mut bytes = [0; N];
+    File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut bytes)).map_err(|error| {
+        Failure::edge(GATEWAY_NO_ENTROPY, None, format!("no random bytes from the system: {error}"))
+    })?;
+    Ok(bytes)
 }
 
 /// Writes an id as text: 28 characters and the NUL, so that `char buf[GATEWAY_JOB_ID_CAP]` always is enough.

@@ -119,10 +119,14 @@ pub const GATEWAY_NEWER_VERSION: i32 = -1203;
 pub const GATEWAY_ALTERED: i32 = -1204;
 /// The snapshot contradicts itself.
 pub const GATEWAY_CORRUPT: i32 = -1205;
+/// The gateway was given a command while its snapshot was taken in slices.
+pub const GATEWAY_CHANGED: i32 = -1206;
 /// The text is no command.
 pub const GATEWAY_NOT_A_COMMAND: i32 = -1301;
 /// The bytes are no command.
 pub const GATEWAY_BAD_BYTES: i32 = -1302;
+/// The entry is not the next one of the log: it was applied before, or one before it was not.
+pub const GATEWAY_OUT_OF_SEQUENCE: i32 = -1303;
 /// Something a transaction as data needs is not there now. The functions of this header answer `GATEWAY_WAIT` instead.
 pub const GATEWAY_NOT_NOW: i32 = -1401;
 /// There is no step in the transaction.

@@ -10,7 +10,10 @@ use crate::ids::gateway_job_id;
 use crate::input::{
     Options, Out, at, choice, instant_or_forever, job_id, optional_text, options, payload, text, timeouts,
 };
-use crate::machine::{GATEWAY_HOUR, gateway_failure, gateway_outcome, gateway_output, read_failure, read_output};
+use crate::machine::{
+    GATEWAY_FREE_CANCELLED, GATEWAY_FREE_FAILED, GATEWAY_HOUR, freed, gateway_failure, gateway_outcome, gateway_output,
+    read_failure, read_output,
+};
 use crate::names::{GATEWAY_NAME_CAP, state_number};
 use crate::output::{copy_bytes, fixed, id_out};
 use crate::status::*;
@@ -26,6 +29,10 @@ pub struct gateway_store_config {
     pub seed: u64,
     /// Ended jobs are kept so long. Default 1 h.
     pub retain_for: u64,
+    /// Bytes of outputs and failure messages that are kept at most, together. Default 1 GiB.
+    pub retained_bytes_max: u64,
+    /// An idempotency key stands for its job until so long after the job's end. Default 24 h.
+    pub idempotency_for: u64,
     /// Longest single stay of a job in the queue; 0: no end. Default 0.
     pub timeout_queue: u64,
     /// Longest time to the first start; 0: no end. Default 0.
@@ -40,6 +47,10 @@ pub struct gateway_store_config {
     pub retained_max: u32,
     /// Longest payload, output and failure message in bytes. Default 10 MiB.
     pub payload_len_max: u32,
+    /// Idempotency keys of ended jobs at most; the one whose job ended first leaves first. Default 1 000 000.
+    pub idempotency_keys_max: u32,
+    /// Whose keys are free again at once: `GATEWAY_FREE_FAILED`, `GATEWAY_FREE_CANCELLED` or both. Default 0: nobody's.
+    pub idempotency_free: u32,
     /// Must be 0.
     pub reserved: u32,
 }
@@ -50,6 +61,8 @@ unsafe impl Options for gateway_store_config {
         size: size_of::<Self>(),
         seed: 0,
         retain_for: GATEWAY_HOUR,
+        retained_bytes_max: 1 << 30,
+        idempotency_for: 24 * GATEWAY_HOUR,
         timeout_queue: 0,
         timeout_start: 0,
         timeout_run: 0,
@@ -57,6 +70,8 @@ unsafe impl Options for gateway_store_config {
         jobs_max: 1_000_000,
         retained_max: 100_000,
         payload_len_max: 10_485_760,
+        idempotency_keys_max: 1_000_000,
+        idempotency_free: 0,
         reserved: 0,
     };
 }
@@ -159,12 +174,18 @@ pub unsafe extern "C" fn gateway_store_new(
         // SAFETY: the caller's promise.
         let (own, store) = unsafe { (options(config, "config")?, Out::required(store, "store")?) };
         crate::machine::reserved(own.reserved)?;
+        let free = freed(own.idempotency_free)?;
         let config = JobStoreConfig::default()
             .seed(own.seed)
             .retain_for(Span::from_nanos(own.retain_for))
             .timeouts(timeouts(own.timeout_queue, own.timeout_start, own.timeout_run, own.timeout_total))
             .jobs_max(own.jobs_max)
             .retained_max(own.retained_max)
+            .retained_bytes_max(own.retained_bytes_max)
+            .idempotency_for(Span::from_nanos(own.idempotency_for))
+            .idempotency_keys_max(own.idempotency_keys_max)
+            .idempotency_free_failed(free & GATEWAY_FREE_FAILED != 0)
+            .idempotency_free_cancelled(free & GATEWAY_FREE_CANCELLED != 0)
             .payload_len_max(own.payload_len_max);
         create(JobStore::new(config, at(now)), store)?;
         Ok(GATEWAY_OK)

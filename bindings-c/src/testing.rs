@@ -21,9 +21,14 @@ pub unsafe extern "C" fn gateway_testing_panic(handle: *const c_void) -> gateway
 /// cbindgen:ignore
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_testing_waiting(gw: *const gateway) -> u32 {
-    let waiting = find(gw).and_then(lock::<gateway>).and_then(|mut held| {
-        let machine = held.object::<gateway>()?;
-        Ok(machine.dispatchers + machine.others)
-    });
-    waiting.unwrap_or(0)
+    let waiting = find(gw).and_then(lock::<gateway>).and_then(|mut held| Ok(held.object::<gateway>()?.waiting()));
+    waiting.unwrap_or(0) as u32
+}
+
+/// How often callers that wait for a gateway looked whether what they wait for is there, all together.
+/// cbindgen:ignore
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_testing_attempts(gw: *const gateway) -> u64 {
+    let attempts = find(gw).and_then(lock::<gateway>).and_then(|mut held| Ok(held.object::<gateway>()?.attempts()));
+    attempts.unwrap_or(0)
 }

@@ -34,7 +34,7 @@ mod _native {
     #[pymodule_export]
     use crate::errors::error_codes;
     #[pymodule_export]
-    use crate::gateway::{PyBackendView, PyGateway, PyLease, PySettled, PySettlement, PySteps, PyWatch};
+    use crate::gateway::{PyBackendView, PyGateway, PyLease, PySettled, PySettlement, PySlices, PySteps, PyWatch};
     #[pymodule_export]
     use crate::guard::_forked;
     #[pymodule_export]

@@ -36,13 +36,23 @@ pub(crate) struct PyJobStore(Guarded<JobStore>);
 impl PyJobStore {
     #[new]
     #[pyo3(signature = (*, jobs_max=1_000_000, retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000,
-                        payload_len_max=10_485_760, timeouts=None, seed=0, now_ns=None),
-        text_signature = "(*, jobs_max=1000000, retain_for=3600, retained_max=100000, payload_len_max=10485760, \
+                        retained_bytes_max=1_073_741_824, idempotency_for=Seconds(Span::from_secs(86_400)),
+                        idempotency_keys_max=1_000_000, idempotency_free_failed=false,
+                        idempotency_free_cancelled=false, payload_len_max=10_485_760, timeouts=None, seed=0, now_ns=None),
+        text_signature = "(*, jobs_max=1000000, retain_for=3600, retained_max=100000, retained_bytes_max=1073741824, \
+                        idempotency_for=86400, idempotency_keys_max=1000000, idempotency_free_failed=False, \
+                        idempotency_free_cancelled=False, payload_len_max=10485760, \
                         timeouts=None, seed=0, now_ns=None)")]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         jobs_max: u32,
         retain_for: Seconds,
         retained_max: u32,
+        retained_bytes_max: u64,
+        idempotency_for: Seconds,
+        idempotency_keys_max: u32,
+        idempotency_free_failed: bool,
+        idempotency_free_cancelled: bool,
         payload_len_max: u32,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
         seed: u64,
@@ -50,6 +60,9 @@ impl PyJobStore {
     ) -> Self {
         let config = JobStoreConfig::default().jobs_max(jobs_max).retain_for(retain_for.0).retained_max(retained_max);
         let timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        let config = config.retained_bytes_max(retained_bytes_max).idempotency_for(idempotency_for.0);
+        let config = config.idempotency_keys_max(idempotency_keys_max).idempotency_free_failed(idempotency_free_failed);
+        let config = config.idempotency_free_cancelled(idempotency_free_cancelled);
         let config = config.payload_len_max(payload_len_max).timeouts(timeouts).seed(seed);
         Self(Guarded::new(JobStore::new(config, or_now(now_ns))))
     }

@@ -232,8 +232,8 @@ impl ToPy for Event {
             EventKind::Corrected(job) => ("corrected", Some(job), None, None),
             _ => ("", None, None, None),
         };
-        let (kind, at) = (enum_of(py, "EventKind", kind)?, self.at.as_nanos());
-        dataclass!(py, "Event", self.number, at, kind, job.map(PyJobId), state, leapt, reported, billed)
+        let (kind, at, epoch) = (enum_of(py, "EventKind", kind)?, self.at.as_nanos(), self.epoch.as_u64());
+        dataclass!(py, "Event", epoch, self.number, at, kind, job.map(PyJobId), state, leapt, reported, billed)
     }
 }
 
@@ -335,8 +335,9 @@ impl ToPy for BillingTotals {
 impl ToPy for Correction {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (usage, absorbed) = (self.usage_credit.as_nanos(), self.absorbed_credit.as_nanos());
-        let (lease, at) = (self.lease.as_u64(), self.at.as_nanos());
-        dataclass!(py, "Correction", self.corrects, lease, at, usage, absorbed, self.charge_credit.as_micros())
+        let (epoch, lease, at) = (self.corrects_epoch.as_u64(), self.lease.as_u64(), self.at.as_nanos());
+        let charge = self.charge_credit.as_micros();
+        dataclass!(py, "Correction", epoch, self.corrects, lease, self.revision, at, usage, absorbed, charge)
     }
 }
 

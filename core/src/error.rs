@@ -236,6 +236,9 @@ pub enum SnapshotError {
     /// The digest does not fit: bytes were changed.
     #[error("the snapshot was altered: its digest does not fit")]
     Altered,
+    /// The gateway was given a command while its snapshot was taken in slices.
+    #[error("the gateway changed since the first slice of the snapshot")]
+    Changed,
     /// The digest fits but the content contradicts itself.
     #[error("the snapshot contradicts itself: {what}")]
     Corrupt {
@@ -250,6 +253,7 @@ coded!(SnapshotError, SNAPSHOT {
     NewerVersion = 1203 "newer_version",
     Altered = 1204 "altered",
     Corrupt = 1205 "corrupt",
+    Changed = 1206 "changed",
 });
 
 /// A line or record of a log is no command. 13xx.
@@ -265,11 +269,23 @@ pub enum CommandError {
     /// The bytes are not those of a command.
     #[error("the bytes are not a command")]
     BadBytes,
+    /// The entry is not the next one of the log: it was applied before, or one before it was not.
+    #[error("entry {sequence} is not the next one, which is {expected}")]
+    OutOfSequence {
+        /// Its number.
+        sequence: u64,
+        /// That of the next one.
+        expected: u64,
+    },
 }
 
 coded!(CommandError, COMMAND {
     NotACommand = 1301 "not_a_command",
     BadBytes = 1302 "bad_bytes",
+    OutOfSequence = 1303 "out_of_sequence",
+} field |error| match error {
+    CommandError::OutOfSequence { .. } => Some("sequence"),
+    _ => None,
 });
 
 /// Steps were not done because something they need is not there now. 14xx. Nothing has changed.

@@ -58,12 +58,12 @@ pub use gateway::Plant;
 pub use gateway::{
     Abort, Advance, AfterFailure, BackendView, BillingPolicy, Command, Corrected, Correction, Counters, CustomerPolicy,
     CustomerView, DeviceTime, Digest, Dispatch, Entry, Event, EventKind, Failure, Gateway, GatewayConfig, JobView,
-    Leaf, Lease, Payer, Reply, Route, Settled, Settlement, Stats, Step, Submit, TakenSettlements, Transaction,
+    Leaf, Lease, Payer, Reply, Route, Settled, Settlement, Slices, Stats, Step, Submit, TakenSettlements, Transaction,
     WaitReason, Watch, WatchEvent, WatchStep,
 };
 pub use heap::IndexedHeap;
 pub use histogram::Histogram;
-pub use id::{JobId, LeaseId, NAME_LEN_MAX, check_name};
+pub use id::{Epoch, JobId, LeaseId, NAME_LEN_MAX, check_name};
 pub use job::{
     CancelReason, JobEvent, JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Outcome, Output, Payload, Priority,
     StoredJob, Task, Timeouts,

@@ -4,17 +4,15 @@
 
 use std::boxed::Box;
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
 
-use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender, TryRecvError, TrySendError};
+use crossbeam::channel::{self, Receiver, Select, Sender, TryRecvError, TrySendError};
 use crossbeam::sync::{Parker, Unparker};
 
 use crate::error::{FleetError, Poisoned};
-use crate::gateway::{Abort, Dispatch, Event, EventKind, Gateway, Lease, Transaction, WatchStep};
-use crate::gateway::{Watch, WatchEvent};
+use crate::gateway::{Abort, Dispatch, Event, EventKind, Gateway, Lease, Transaction};
 use crate::id::JobId;
 use crate::job::Outcome;
 use crate::time::Timestamp;
@@ -61,10 +59,17 @@ pub enum Notice {
     LookAgain,
 }
 
-/// A stream of events. It never grows: what does not fit is told as one [`Notice::LookAgain`].
+/// A stream of events. It never grows: what does not fit, or was gone before it could be told, is told as one
+/// [`Notice::LookAgain`], also to a subscriber that waits.
 pub struct Subscription {
     events: Receiver<Event>,
-    lagging: Arc<AtomicBool>,
+    /// Holds one when something was missed.
+    missed: Receiver<()>,
+}
+
+struct Subscriber {
+    events: Sender<Event>,
+    missed: Sender<()>,
 }
 
 struct Shared {
@@ -78,22 +83,51 @@ struct Machine {
     dispatchers: VecDeque<Waiter>,
     /// Callers that want something only they know: all are woken by every change.
     others: Vec<Waiter>,
-    /// Callers that want the end of a job.
-    watchers: BTreeMap<JobId, Vec<Waiter>>,
-    subscribers: Vec<(Sender<Event>, Arc<AtomicBool>)>,
+    /// Callers that want the end of a job: only that wakes them.
+    watchers: BTreeMap<JobId, BTreeMap<u64, Unparker>>,
+    subscribers: Vec<Subscriber>,
     /// Numbers waiters, so that one that leaves takes only itself away.
     next_waiter: u64,
     /// The gateway's changes that waiters were told of.
     told: u64,
     /// The event that is told next.
     next_event: u64,
-    /// The dispatcher that wakes at the gateway's deadline, and that deadline: one is enough, it wakes the others.
-    leader: Option<(u64, Instant)>,
+    /// The caller that wakes at the gateway's deadline, and that deadline: one of all that wait is enough, as what falls due
+    /// wakes whom it helps.
+    leader: Option<Leader>,
+    /// How often callers looked whether what they wait for is there.
+    #[cfg(feature = "testing")]
+    attempts: u64,
+}
+
+struct Leader {
+    number: u64,
+    at: Instant,
+    unparker: Unparker,
 }
 
 struct Waiter {
     number: u64,
     unparker: Unparker,
+}
+
+/// The host's clock and one that does not step, read together.
+#[derive(Clone, Copy)]
+struct Reading {
+    now: Timestamp,
+    instant: Instant,
+}
+
+impl Reading {
+    /// When the host's clock will show `at`, if it does not step; `None`: never.
+    fn instant_of(self, at: Timestamp) -> Option<Instant> {
+        self.instant.checked_add(Duration::from_nanos(at.since(self.now).as_nanos()))
+    }
+}
+
+/// Whether one instant is so much before the other that it is not the same one, told by readings that lie apart a little.
+fn is_nearer(one: Instant, other: Instant) -> bool {
+    other.saturating_duration_since(one) > Duration::from_millis(1)
 }
 
 /// Whom a caller waits with.
@@ -119,6 +153,8 @@ impl SharedGateway {
             told,
             next_event,
             leader: None,
+            #[cfg(feature = "testing")]
+            attempts: 0,
         };
         Self { shared: Arc::new(Shared { clock: Box::new(clock), machine: Mutex::new(machine) }) }
     }
@@ -129,9 +165,10 @@ impl SharedGateway {
     /// [`Poisoned`] when a call panicked under the lock before.
     pub fn with<T>(&self, body: impl FnOnce(&mut Gateway, Timestamp) -> T) -> Result<T, Poisoned> {
         let mut machine = self.lock()?;
-        let now = (self.shared.clock)();
-        let result = body(&mut machine.gateway, now);
-        machine.tell();
+        let reading = self.read();
+        let guard = Alarm(&mut machine);
+        let result = body(&mut guard.0.gateway, reading.now);
+        guard.0.tell(reading);
         Ok(result)
     }
 
@@ -181,22 +218,25 @@ impl SharedGateway {
 
     /// How a job ended; waits for it until `until`. `Ok(None)`: it had not by then, or the job is not known (any more).
     ///
+    /// Who waits when the job ends gets its outcome, however soon the record leaves: it is kept for as long as somebody
+    /// waits. Nothing but that end wakes a caller, so ten thousand that wait for other jobs cost nothing.
+    ///
     /// # Errors
     /// As [`SharedGateway::with`].
     pub fn outcome(&self, job: JobId, until: Option<Timestamp>) -> Result<Option<Outcome>, Poisoned> {
-        let mut watch = Watch::new(job);
+        self.lock()?.gateway.hold_outcome(job);
         let outcome = self.wait(Queue::Watchers(job), until, |gateway, now| {
             gateway.advance(now);
-            loop {
-                match watch.poll(gateway) {
-                    WatchStep::Event(WatchEvent::Ended(outcome)) => return Ok(Some(outcome)),
-                    WatchStep::Event(WatchEvent::Gone) | WatchStep::Done => return Ok(None),
-                    WatchStep::Event(_) => {}
-                    WatchStep::Wait => return Err(gateway.next_deadline()),
-                }
+            match gateway.outcome(job) {
+                Some(outcome) => Ok(Some(outcome.clone())),
+                None if gateway.is_known(job) => Err(gateway.next_deadline()),
+                None => Ok(None),
             }
-        })?;
-        Ok(outcome.flatten())
+        });
+        if let Ok(mut machine) = self.lock() {
+            machine.gateway.release_outcome(job);
+        }
+        Ok(outcome?.flatten())
     }
 
     /// Subscribes to events from now on; at most `capacity` wait to be taken.
@@ -205,11 +245,30 @@ impl SharedGateway {
     /// As [`SharedGateway::with`].
     pub fn subscribe(&self, capacity: usize) -> Result<Subscription, Poisoned> {
         let (sender, events) = channel::bounded(capacity.max(1));
-        let lagging = Arc::new(AtomicBool::new(false));
+        let (miss, missed) = channel::bounded(1);
         let mut machine = self.lock()?;
-        machine.tell();
-        machine.subscribers.push((sender, lagging.clone()));
-        Ok(Subscription { events, lagging })
+        machine.tell_changes();
+        machine.subscribers.push(Subscriber { events: sender, missed: miss });
+        Ok(Subscription { events, missed })
+    }
+
+    /// How often callers that wait looked whether what they wait for is there, all together.
+    ///
+    /// # Errors
+    /// As [`SharedGateway::with`].
+    #[cfg(feature = "testing")]
+    pub fn attempts(&self) -> Result<u64, Poisoned> {
+        Ok(self.lock()?.attempts)
+    }
+
+    /// How many callers wait.
+    ///
+    /// # Errors
+    /// As [`SharedGateway::with`].
+    pub fn waiting(&self) -> Result<usize, Poisoned> {
+        let machine = self.lock()?;
+        let watchers: usize = machine.watchers.values().map(BTreeMap::len).sum();
+        Ok(machine.dispatchers.len() + machine.others.len() + watchers)
     }
 
     /// Takes the gateway out. `None` while other handles share it, or when a call panicked under the lock.
@@ -231,27 +290,31 @@ impl SharedGateway {
         loop {
             let (number, pause) = {
                 let mut machine = self.lock()?;
-                let now = (self.shared.clock)();
-                let result = attempt(&mut machine.gateway, now);
-                machine.tell();
+                let reading = self.read();
+                let now = reading.now;
+                let guard = Alarm(&mut machine);
+                let result = attempt(&mut guard.0.gateway, now);
+                guard.0.tell_changes();
+                drop(guard);
+                #[cfg(feature = "testing")]
+                {
+                    machine.attempts += 1;
+                }
                 let wake = match result {
                     Ok(value) => {
                         // Where there was one there may be more: the next caller looks, and the last one finds nothing.
-                        machine.wake_dispatcher();
+                        machine.hand_on(reading);
                         return Ok(Some(value));
                     }
                     Err(wake) => wake,
                 };
-                // The host's clock is asked how long, and the wait is by one that does not step.
-                let present = Instant::now();
-                let after = |at: Timestamp| present.checked_add(Duration::from_nanos(at.since(now).as_nanos()));
-                end = end.or_else(|| until.and_then(after));
-                if until.is_some_and(|until| until <= now) || end.is_some_and(|end| end <= present) {
-                    machine.wake_dispatcher();
+                end = end.or_else(|| until.and_then(|until| reading.instant_of(until)));
+                if until.is_some_and(|until| until <= now) || end.is_some_and(|end| end <= reading.instant) {
+                    machine.hand_on(reading);
                     return Ok(None);
                 }
                 let number = machine.enlist(queue, parker.unparker().clone());
-                let wake = wake.and_then(after).filter(|at| machine.has_to_wake(queue, number, *at));
+                let wake = machine.wake_at(reading, number, wake, parker.unparker());
                 (number, [wake, end].into_iter().flatten().min())
             };
             match pause {
@@ -262,14 +325,38 @@ impl SharedGateway {
         }
     }
 
+    /// Asks the host's clock, and one that does not step: callers wait by that.
+    fn read(&self) -> Reading {
+        Reading { now: (self.shared.clock)(), instant: Instant::now() }
+    }
+
     fn lock(&self) -> Result<MutexGuard<'_, Machine>, Poisoned> {
         self.shared.machine.lock().map_err(|_| Poisoned)
     }
 }
 
+/// Wakes everybody where a call panics under the lock: nobody else would, and what they wait for never comes.
+struct Alarm<'m>(&'m mut Machine);
+
+impl Drop for Alarm<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.wake_all();
+            // Their streams end.
+            self.0.subscribers.clear();
+        }
+    }
+}
+
 impl Machine {
-    /// Hands events to subscribers and wakes whom a change may help. Called before the lock is let go of.
-    fn tell(&mut self) {
+    /// Called before the lock is let go of.
+    fn tell(&mut self, reading: Reading) {
+        self.tell_changes();
+        self.lead_on(reading);
+    }
+
+    /// Hands events to subscribers and wakes whom a change may help.
+    fn tell_changes(&mut self) {
         let changes = self.gateway.changes();
         if changes == self.told {
             return;
@@ -294,14 +381,14 @@ impl Machine {
             }
             expected += 1;
             if let EventKind::Ended(job, _) | EventKind::Forgotten(job) = event.kind {
-                for waiter in self.watchers.remove(&job).into_iter().flatten() {
-                    waiter.unparker.unpark();
+                for unparker in self.watchers.remove(&job).into_iter().flat_map(BTreeMap::into_values) {
+                    unparker.unpark();
                 }
             }
-            self.subscribers.retain(|(sender, lagging)| match sender.try_send(event.clone()) {
+            self.subscribers.retain(|subscriber| match subscriber.events.try_send(event.clone()) {
                 Ok(()) => true,
                 Err(TrySendError::Full(_)) => {
-                    lagging.store(true, Ordering::Release);
+                    subscriber.miss();
                     true
                 }
                 Err(TrySendError::Disconnected(_)) => false,
@@ -311,12 +398,8 @@ impl Machine {
             return;
         }
         // Events were dropped for want of room, or the host fetched them: nobody knows of what, so all look.
-        for waiter in core::mem::take(&mut self.watchers).into_values().flatten() {
-            waiter.unparker.unpark();
-        }
-        for (_, lagging) in &self.subscribers {
-            lagging.store(true, Ordering::Release);
-        }
+        self.wake_watchers();
+        self.subscribers.iter().for_each(Subscriber::miss);
     }
 
     fn wake_dispatcher(&mut self) {
@@ -325,33 +408,77 @@ impl Machine {
         }
     }
 
+    fn wake_watchers(&mut self) {
+        for unparker in core::mem::take(&mut self.watchers).into_values().flat_map(BTreeMap::into_values) {
+            unparker.unpark();
+        }
+    }
+
+    fn wake_all(&mut self) {
+        self.wake_watchers();
+        for waiter in self.dispatchers.drain(..).chain(self.others.drain(..)) {
+            waiter.unparker.unpark();
+        }
+    }
+
+    /// For one who leaves: the next dispatcher looks, and if nobody wakes at the gateway's deadline any more, somebody
+    /// takes that over.
+    fn hand_on(&mut self, reading: Reading) {
+        self.wake_dispatcher();
+        self.lead_on(reading);
+    }
+
+    /// Sees to it that somebody wakes at the gateway's deadline, if anybody waits. Who is woken for it looks, and leads from
+    /// then on.
+    fn lead_on(&mut self, reading: Reading) {
+        let due = self.gateway.next_deadline().and_then(|due| reading.instant_of(due));
+        let Some(due) = due else { return };
+        match &self.leader {
+            Some(leader) if is_nearer(due, leader.at) => leader.unparker.unpark(),
+            Some(_) => {}
+            None => {
+                let waiter = self.dispatchers.front().or(self.others.first()).map(|waiter| &waiter.unparker);
+                let watcher = || self.watchers.first_key_value().and_then(|(_, all)| all.first_key_value());
+                if let Some(unparker) = waiter.or_else(|| watcher().map(|(_, unparker)| unparker)) {
+                    unparker.unpark();
+                }
+            }
+        }
+    }
+
     fn enlist(&mut self, queue: Queue, unparker: Unparker) -> u64 {
         let number = self.next_waiter;
         self.next_waiter += 1;
-        let waiter = Waiter { number, unparker };
         match queue {
-            Queue::Dispatchers => self.dispatchers.push_back(waiter),
-            Queue::Others => self.others.push(waiter),
-            Queue::Watchers(job) => self.watchers.entry(job).or_default().push(waiter),
+            Queue::Dispatchers => self.dispatchers.push_back(Waiter { number, unparker }),
+            Queue::Others => self.others.push(Waiter { number, unparker }),
+            Queue::Watchers(job) => _ = self.watchers.entry(job).or_default().insert(number, unparker),
         }
         number
     }
 
-    /// Whether a waiter has to wake at the gateway's deadline `at`: of all dispatchers, only the one that wakes first.
-    fn has_to_wake(&mut self, queue: Queue, number: u64, at: Instant) -> bool {
-        if !matches!(queue, Queue::Dispatchers) {
-            return true;
+    /// When a caller has to wake by itself: at the instant it named where that is not the gateway's own deadline, at that one
+    /// only if no other caller does.
+    fn wake_at(
+        &mut self,
+        reading: Reading,
+        number: u64,
+        wake: Option<Timestamp>,
+        unparker: &Unparker,
+    ) -> Option<Instant> {
+        let due = self.gateway.next_deadline();
+        let leads = due.and_then(|due| reading.instant_of(due));
+        let leads = leads.filter(|due| self.leader.as_ref().is_none_or(|leader| is_nearer(*due, leader.at)));
+        if let Some(at) = leads {
+            self.leader = Some(Leader { number, at, unparker: unparker.clone() });
         }
-        let leads = self.leader.is_none_or(|(_, other)| at < other);
-        if leads {
-            self.leader = Some((number, at));
-        }
-        leads
+        let own = wake.filter(|at| due.is_none_or(|due| *at < due)).and_then(|at| reading.instant_of(at));
+        [leads, own].into_iter().flatten().min()
     }
 
     /// Takes a waiter away that woke.
     fn delist(&mut self, queue: Queue, number: u64) {
-        if self.leader.is_some_and(|(leader, _)| leader == number) {
+        if self.leader.as_ref().is_some_and(|leader| leader.number == number) {
             self.leader = None;
         }
         match queue {
@@ -359,7 +486,7 @@ impl Machine {
             Queue::Others => self.others.retain(|waiter| waiter.number != number),
             Queue::Watchers(job) => {
                 if let Some(waiters) = self.watchers.get_mut(&job) {
-                    waiters.retain(|waiter| waiter.number != number);
+                    waiters.remove(&number);
                     if waiters.is_empty() {
                         self.watchers.remove(&job);
                     }
@@ -369,25 +496,40 @@ impl Machine {
     }
 }
 
+impl Subscriber {
+    fn miss(&self) {
+        // Where one is there already, that is enough.
+        let _ = self.missed.try_send(());
+    }
+}
+
 impl Subscription {
-    /// The next notice; waits for it. `None`: the gateway is gone.
+    /// The next notice; waits for it. `None`: the gateway is gone, or a call panicked under its lock.
     pub fn recv(&self) -> Option<Notice> {
-        match self.try_recv() {
-            Ok(notice) => Some(notice),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => self.events.recv().ok().map(Notice::Event),
-        }
+        self.recv_until(None)
     }
 
     /// The next notice; waits for it at most so long. `None`: there was none, or the gateway is gone.
     pub fn recv_timeout(&self, timeout: Duration) -> Option<Notice> {
-        match self.try_recv() {
-            Ok(notice) => Some(notice),
-            Err(TryRecvError::Disconnected) => None,
-            Err(TryRecvError::Empty) => match self.events.recv_timeout(timeout) {
-                Ok(event) => Some(Notice::Event(event)),
-                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-            },
+        // A timeout beyond what the clock can tell is none.
+        self.recv_until(Some(timeout).map(|timeout| Instant::now().checked_add(timeout)).unwrap_or_default())
+    }
+
+    fn recv_until(&self, until: Option<Instant>) -> Option<Notice> {
+        let mut select = Select::new();
+        select.recv(&self.events);
+        select.recv(&self.missed);
+        loop {
+            match self.try_recv() {
+                Ok(notice) => return Some(notice),
+                Err(TryRecvError::Disconnected) => return None,
+                Err(TryRecvError::Empty) => {}
+            }
+            match until {
+                None => _ = select.ready(),
+                Some(until) if select.ready_deadline(until).is_err() => return None,
+                Some(_) => {}
+            }
         }
     }
 
@@ -398,8 +540,7 @@ impl Subscription {
     pub fn try_recv(&self) -> Result<Notice, TryRecvError> {
         match self.events.try_recv() {
             Ok(event) => Ok(Notice::Event(event)),
-            Err(_) if self.lagging.swap(false, Ordering::AcqRel) => Ok(Notice::LookAgain),
-            Err(error) => Err(error),
+            Err(error) => self.missed.try_recv().map(|()| Notice::LookAgain).map_err(|_| error),
         }
     }
 }

@@ -20,9 +20,13 @@ public:
         ::gateway *handle = nullptr;
         return made(gateway_new(&config, detail::count(at), &handle), handle);
     }
-    static answer<basic_gateway> restore(std::string_view snapshot) {
+    static answer<basic_gateway> restore(std::string_view snapshot, instant at = now(), std::uint64_t entropy = 0) {
         ::gateway *handle = nullptr;
-        return made(gateway_restore(snapshot.data(), snapshot.size(), &handle), handle);
+        return made(gateway_restore(snapshot.data(), snapshot.size(), detail::count(at), entropy, &handle), handle);
+    }
+    static answer<basic_gateway> replica(std::string_view snapshot) {
+        ::gateway *handle = nullptr;
+        return made(gateway_replica(snapshot.data(), snapshot.size(), &handle), handle);
     }
     ::gateway *get() const { return handle_.get(); }
 
@@ -263,6 +267,19 @@ public:
     answer<std::uint64_t> changes() const {
         std::uint64_t number = 0;
         return Errors::template give<std::uint64_t>(gateway_changes(get(), &number), [&] { return number; });
+    }
+    answer<std::uint64_t> begin_epoch(std::uint64_t entropy = 0, instant at = now()) {
+        std::uint64_t number = 0;
+        const auto status = gateway_begin_epoch(get(), detail::count(at), entropy, &number);
+        return Errors::template give<std::uint64_t>(status, [&] { return number; });
+    }
+    answer<std::uint64_t> epoch() const {
+        std::uint64_t number = 0;
+        return Errors::template give<std::uint64_t>(gateway_epoch(get(), &number), [&] { return number; });
+    }
+    answer<std::uint64_t> commands() const {
+        std::uint64_t number = 0;
+        return Errors::template give<std::uint64_t>(gateway_commands(get(), &number), [&] { return number; });
     }
     answer<std::array<std::uint8_t, GATEWAY_DIGEST_LEN>> digest() const {
         std::array<std::uint8_t, GATEWAY_DIGEST_LEN> bytes{};

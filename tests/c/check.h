@@ -10,10 +10,11 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
-/* Only the library with its feature `testing` has these: a call that panics while it holds a handle's lock, and how many
-   callers wait for a gateway. */
+/* Only the library with its feature `testing` has these: a call that panics while it holds a handle's lock, how many
+   callers wait for a gateway, and how often they looked. */
 gateway_status gateway_testing_panic(const void *handle);
 uint32_t gateway_testing_waiting(const gateway *gw);
+uint64_t gateway_testing_attempts(const gateway *gw);
 #ifdef __cplusplus
 }
 #endif

@@ -74,7 +74,7 @@ static gateway *copy_of(gateway *gw) {
     char *bytes = (char *)malloc(len);
     OK(gateway_bytes_copy(snapshot, bytes, len, NULL));
     OK(gateway_bytes_free(snapshot));
-    OK(gateway_restore(bytes, len, &copy));
+    OK(gateway_replica(bytes, len, &copy));
     free(bytes);
     OK(gateway_free(gw));
     return copy;

@@ -39,7 +39,9 @@ static void a_job_runs_and_is_settled(void) {
     NUMBER(until, 7);
     gateway_lease_info info;
     OK(gateway_lease_read(lease, &info));
-    NUMBER(info.id, 1);
+    uint64_t epoch = 0;
+    OK(gateway_epoch(gw, &epoch));
+    NUMBER(info.id, epoch + 1);
     NUMBER(info.deadline, START + 300 * GATEWAY_SECOND);
     NUMBER(info.task, GATEWAY_TASK_T2I);
     NUMBER(info.attempt, 1);
@@ -84,7 +86,7 @@ static void a_job_runs_and_is_settled(void) {
     NUMBER(settled.usage, 1700 * GATEWAY_MILLISECOND);
     NUMBER(settled.charge, 1700);
     STATUS(gateway_complete(gw, START + 2 * GATEWAY_SECOND, info.id, &output, NULL, 0, &settled), GATEWAY_SUPERSEDED);
-    STATUS(gateway_heartbeat(gw, START, 99, NULL), GATEWAY_UNKNOWN_LEASE);
+    STATUS(gateway_heartbeat(gw, START, UINT64_MAX, NULL), GATEWAY_UNKNOWN_LEASE);
 
     gateway_outcome outcome;
     char url[64];
@@ -386,6 +388,111 @@ static void events_and_watches_tell_what_happened(void) {
     OK(gateway_free(gw));
 }
 
+static char *copied(gateway_bytes *from, size_t *len) {
+    OK(gateway_bytes_len(from, len));
+    char *bytes = (char *)malloc(*len);
+    OK(gateway_bytes_copy(from, bytes, *len, NULL));
+    OK(gateway_bytes_free(from));
+    return bytes;
+}
+
+/* A snapshot; a lease to alice; a crash, and the gateway of the snapshot gives bob's job a lease. Alice's worker delivers. */
+static void a_worker_that_is_not_remembered_ends_nobody_elses_job(void) {
+    gateway *gw = flux_gateway(1), *restored = NULL;
+    gateway_bytes *snapshot = NULL;
+    OK(gateway_snapshot(gw, &snapshot));
+    size_t len = 0;
+    char *bytes = copied(snapshot, &len);
+    uint64_t inside = 0, commands = 0, epoch = 0, other = 0;
+    OK(gateway_commands_in(bytes, len, &inside));
+    OK(gateway_commands(gw, &commands));
+    NUMBER(inside, commands);
+    submit(gw, START, 1);
+    gateway_lease_info alice = lease_next(gw, START);
+    OK(gateway_commands(gw, &commands));
+    NUMBER(commands, inside + 2);
+    OK(gateway_free(gw));
+
+    OK(gateway_restore(bytes, len, START, 7, &restored));
+    OK(gateway_commands(restored, &commands));
+    NUMBER(commands, inside + 1);
+    submit(restored, START, 2);
+    gateway_lease_info bob = lease_next(restored, START);
+    CHECK(bob.id != alice.id);
+    gateway_output output = GATEWAY_OUTPUT_URL("alice.webp");
+    STATUS(gateway_complete(restored, START, alice.id, &output, NULL, 0, NULL), GATEWAY_SUPERSEDED);
+    gateway_job job;
+    OK(gateway_read_job(restored, id_of(2), &job));
+    NUMBER(job.state, GATEWAY_STATE_RUNNING);
+    OK(gateway_complete(restored, START, bob.id, &output, NULL, 0, NULL));
+    gateway_settlements *batch = NULL;
+    OK(gateway_take_settlements(restored, START, 10, &batch));
+    gateway_settlement settlement;
+    OK(gateway_settlements_read(batch, 0, &settlement));
+    OK(gateway_epoch(restored, &epoch));
+    NUMBER(settlement.epoch, epoch);
+    CHECK(epoch > 1ull << 52);
+    gateway_event event;
+    OK(gateway_poll_event(restored, &event));
+    NUMBER(event.epoch, epoch);
+    OK(gateway_settlements_free(batch));
+    OK(gateway_begin_epoch(restored, START, 0, &other));
+    CHECK(other != epoch);
+    OK(gateway_free(restored));
+    free(bytes);
+}
+
+static void slices_are_the_snapshot(void) {
+    gateway *gw = flux_gateway(1);
+    for (uint64_t n = 1; n <= 2000; n++) submit(gw, START, n);
+    gateway_bytes *snapshot = NULL, *slice = NULL;
+    gateway_slices *slices = NULL;
+    OK(gateway_snapshot(gw, &snapshot));
+    size_t len = 0, part = 0, at = 0, count = 0;
+    char *whole = copied(snapshot, &len);
+    OK(gateway_slices_new(gw, &slices));
+    gateway_status status;
+    while ((status = gateway_slices_next(slices, gw, &slice)) == GATEWAY_OK) {
+        char *bytes = copied(slice, &part);
+        CHECK(at + part <= len && memcmp(whole + at, bytes, part) == 0);
+        at += part, count++;
+        free(bytes);
+    }
+    STATUS(status, GATEWAY_NONE);
+    NUMBER(at, len);
+    CHECK(count > 1);
+    OK(gateway_slices_free(slices));
+    OK(gateway_slices_new(gw, &slices));
+    OK(gateway_advance(gw, START, NULL));
+    STATUS(gateway_slices_next(slices, gw, &slice), GATEWAY_CHANGED);
+    OK(gateway_slices_free(slices));
+    free(whole);
+    OK(gateway_free(gw));
+}
+
+static void a_key_outlives_its_record(void) {
+    gateway_config config = GATEWAY_CONFIG_INIT;
+    config.retained_max = 0;
+    config.idempotency_for = 10 * GATEWAY_SECOND;
+    config.idempotency_free = 4;
+    gateway *gw = NULL;
+    STATUS(gateway_new(&config, START, &gw), GATEWAY_OUT_OF_RANGE);
+    config.idempotency_free = GATEWAY_FREE_FAILED;
+    OK(gateway_new(&config, START, &gw));
+    put_flux(gw, START, 1);
+    gateway_submit_options options = GATEWAY_SUBMIT_OPTIONS_INIT;
+    options.idempotency_key = "order-17";
+    gateway_job_id job;
+    OK(gateway_submit(gw, START, id_of(1), "acme", "image/flux/dev/t2i", &options, &job));
+    OK(gateway_cancel(gw, START, id_of(1)));
+    const uint64_t last = START + 10 * GATEWAY_SECOND - 1;
+    OK(gateway_submit(gw, last, id_of(2), "acme", "image/flux/dev/t2i", &options, &job));
+    NUMBER(job.low, 1);
+    OK(gateway_submit(gw, last + 1, id_of(2), "acme", "image/flux/dev/t2i", &options, &job));
+    NUMBER(job.low, 2);
+    OK(gateway_free(gw));
+}
+
 static void a_snapshot_is_the_same_gateway(void) {
     gateway *gw = flux_gateway(1), *copy = NULL;
     for (uint64_t n = 1; n <= 3; n++) submit(gw, START, n);
@@ -399,7 +506,7 @@ static void a_snapshot_is_the_same_gateway(void) {
     STATUS(gateway_bytes_copy(snapshot, bytes, len - 1, NULL), GATEWAY_BUFFER_TOO_SMALL);
     OK(gateway_bytes_copy(snapshot, bytes, len, NULL));
     OK(gateway_bytes_free(snapshot));
-    OK(gateway_restore(bytes, len, &copy));
+    OK(gateway_replica(bytes, len, &copy));
     uint8_t one[GATEWAY_DIGEST_LEN], other[GATEWAY_DIGEST_LEN];
     OK(gateway_digest(gw, one));
     OK(gateway_digest(copy, other));
@@ -409,13 +516,13 @@ static void a_snapshot_is_the_same_gateway(void) {
     CHECK(memcmp(one, other, sizeof one) != 0);
     OK(gateway_free(copy));
     copy = gw;
-    STATUS(gateway_restore(bytes, len - 1, &copy), GATEWAY_TRUNCATED);
-    STATUS(gateway_restore(bytes, 3, &copy), GATEWAY_TRUNCATED);
+    STATUS(gateway_restore(bytes, len - 1, START, 7, &copy), GATEWAY_TRUNCATED);
+    STATUS(gateway_replica(bytes, 3, &copy), GATEWAY_TRUNCATED);
     bytes[len / 2] ^= 1;
-    STATUS(gateway_restore(bytes, len, &copy), GATEWAY_ALTERED);
+    STATUS(gateway_restore(bytes, len, START, 0, &copy), GATEWAY_ALTERED);
     bytes[0] ^= 1;
-    STATUS(gateway_restore(bytes, len, &copy), GATEWAY_NOT_A_SNAPSHOT);
-    STATUS(gateway_restore(NULL, 0, &copy), GATEWAY_TRUNCATED);
+    STATUS(gateway_restore(bytes, len, START, 0, &copy), GATEWAY_NOT_A_SNAPSHOT);
+    STATUS(gateway_restore(NULL, 0, START, 0, &copy), GATEWAY_TRUNCATED);
     CHECK(copy == gw);
     size_t memory = 0;
     OK(gateway_memory_bytes(gw, &memory));
@@ -628,6 +735,9 @@ int main(void) {
     operators_change_the_fleet();
     events_and_watches_tell_what_happened();
     a_snapshot_is_the_same_gateway();
+    a_worker_that_is_not_remembered_ends_nobody_elses_job();
+    slices_are_the_snapshot();
+    a_key_outlives_its_record();
     commands_are_data();
     ids_and_names_have_texts();
     the_last_error_is_told_whole_and_stays();

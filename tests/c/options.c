@@ -56,6 +56,8 @@ static void each_field_is_read(void) {
     config.events_max = 64, config.due_max = 65, config.late_usage_for = 66, config.late_usage_max = 67;
     config.billing_released = GATEWAY_PAYER_CUSTOMER, config.billing_excess = GATEWAY_EXCESS_REFUSE;
     config.unmeasured_devices = 0, config.settlements = 0, config.steps_max = 68;
+    config.retained_bytes_max = 69, config.idempotency_for = 70, config.idempotency_keys_max = 71;
+    config.idempotency_free = GATEWAY_FREE_CANCELLED, config.entropy = 72;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -71,7 +73,9 @@ static void each_field_is_read(void) {
          "\"released\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
          "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,"
          "\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
-         "\"retained_max\":59,\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
+         "\"retained_max\":59,\"retained_bytes_max\":69,\"idempotency_for\":70,\"idempotency_keys_max\":71,"
+         "\"idempotency_free_failed\":false,\"idempotency_free_cancelled\":true,"
+         "\"customers_max\":60,\"customer_idle\":51,\"routes_max\":61,\"families_max\":62,"
          "\"backends_max\":63,\"events_max\":64,\"settle_within\":52,\"clock_jump_max\":53,\"due_max\":65,\"steps_max\":68}");
     OK(gateway_free(gw));
 }
@@ -153,7 +157,6 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     REFUSED(config.billing_released = 2, "billing_released");
     REFUSED(config.billing_excess = 2, "billing_excess");
     REFUSED(config.settlements = 2, "settlements");
-    REFUSED(config.reserved = 1, "reserved");
     REFUSED(config.jobs_max = 0, "jobs_max");
     REFUSED(config.estimate = 0, "estimate");
     REFUSED(customer.weight = 0, "weight");

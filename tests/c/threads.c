@@ -309,6 +309,112 @@ static void all_wait(gateway *gw, waiter *waiters, pthread_t *threads) {
     until_waiting(gw, WAITS);
 }
 
+static void *wait_outcome(void *context) {
+    waiter *own = (waiter *)context;
+    gateway_outcome outcome;
+    gateway_bytes *bytes = NULL;
+    own->status = gateway_wait_outcome(own->gw, own->job, own->until, &outcome, &bytes);
+    if (own->status == GATEWAY_OK) {
+        char url[64] = {0};
+        size_t len = 0;
+        NUMBER(outcome.kind, GATEWAY_OUTCOME_URL);
+        OK(gateway_bytes_copy(bytes, url, sizeof url - 1, &len));
+        own->count = (size_t)atoi(url);
+        OK(gateway_bytes_free(bytes));
+    }
+    return NULL;
+}
+
+/* One is kept, and each job ends before the next: each of those who wait gets its own outcome all the same. */
+static void who_waits_gets_the_outcome_however_few_are_kept(void) {
+    gateway_config config = GATEWAY_CONFIG_INIT;
+    config.retained_max = 1;
+    gateway *gw = NULL;
+    OK(gateway_new(&config, gateway_now(), &gw));
+    put_flux(gw, gateway_now(), THREADS);
+    waiter waiters[THREADS];
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        waiters[i] = waiter_on(gw, GATEWAY_FOREVER);
+        waiters[i].job = submit(gw, gateway_now(), (uint64_t)i + 1);
+        threads[i] = start(wait_outcome, &waiters[i]);
+    }
+    until_waiting(gw, THREADS);
+    for (int i = 0; i < THREADS; i++) {
+        gateway_lease_info info = lease_next(gw, gateway_now());
+        char url[16];
+        snprintf(url, sizeof url, "%llu", (unsigned long long)info.job.low);
+        gateway_output output = GATEWAY_OUTPUT_URL(url);
+        OK(gateway_complete(gw, gateway_now(), info.id, &output, NULL, 0, NULL));
+    }
+    join_all(threads, THREADS);
+    for (int i = 0; i < THREADS; i++) {
+        STATUS(waiters[i].status, GATEWAY_OK);
+        NUMBER(waiters[i].count, waiters[i].job.low);
+    }
+    waiter late = waiters[0];
+    wait_outcome(&late);
+    STATUS(late.status, GATEWAY_NONE);
+    OK(gateway_free(gw));
+}
+
+static void the_end_of_a_job_wakes_its_own_watcher_alone(void) {
+    gateway *gw = gateway_now_flux(16);
+    waiter waiters[THREADS];
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        waiters[i] = waiter_on(gw, GATEWAY_FOREVER);
+        waiters[i].job = submit(gw, gateway_now(), (uint64_t)i + 1);
+        threads[i] = start(wait_ended, &waiters[i]);
+    }
+    until_waiting(gw, THREADS);
+    const uint64_t before = gateway_testing_attempts(gw);
+    for (uint64_t n = 100; n < 150; n++) {
+        submit(gw, gateway_now(), n);
+        OK(gateway_cancel(gw, gateway_now(), id_of(n)));
+    }
+    OK(gateway_cancel(gw, gateway_now(), id_of(1)));
+    join_all(threads, 1);
+    // One ended, and one took over to wake at the deadline, if that.
+    CHECK(gateway_testing_attempts(gw) - before <= 4);
+    NUMBER(gateway_testing_waiting(gw), THREADS - 1);
+    for (int i = 1; i < THREADS; i++) OK(gateway_cancel(gw, gateway_now(), waiters[i].job));
+    join_all(threads + 1, THREADS - 1);
+    for (int i = 0; i < THREADS; i++) STATUS(waiters[i].status, GATEWAY_OK);
+    OK(gateway_free(gw));
+}
+
+/* Each took a job, found no second one and gave it back, and each took that for news: they woke each other for ever. */
+static void transactions_that_wait_do_not_wake_each_other(void) {
+    gateway *gw = gateway_now_flux(16);
+    submit(gw, gateway_now(), 1);
+    waiter waiters[2];
+    pthread_t threads[2];
+    for (int i = 0; i < 2; i++) {
+        waiters[i] = waiter_on(gw, GATEWAY_FOREVER);
+        threads[i] = start(wait_transaction, &waiters[i]);
+    }
+    until_waiting(gw, 2);
+    for (int i = 0; i < 1000; i++) STATUS(gateway_cancel(gw, gateway_now(), id_of(77)), GATEWAY_UNKNOWN_JOB);
+    NUMBER(gateway_testing_attempts(gw), 2);
+    for (uint64_t n = 2; n <= 4; n++) submit(gw, gateway_now(), n);
+    join_all(threads, 2);
+    for (int i = 0; i < 2; i++) STATUS(waiters[i].status, GATEWAY_OK);
+    CHECK(gateway_testing_attempts(gw) <= 2 + 2 * 3);
+    OK(gateway_free(gw));
+}
+
+static void a_panic_wakes_everybody_who_waits(void) {
+    gateway *gw = gateway_now_flux(1);
+    waiter waiters[WAITS];
+    pthread_t threads[WAITS];
+    all_wait(gw, waiters, threads);
+    STATUS(gateway_testing_panic(gw), GATEWAY_PANIC);
+    join_all(threads, WAITS);
+    for (int i = 0; i < WAITS; i++) STATUS(waiters[i].status, GATEWAY_POISONED);
+    OK(gateway_free(gw));
+}
+
 static void waking_ends_every_wait(void) {
     gateway *gw = gateway_now_flux(1);
     waiter waiters[WAITS];
@@ -453,6 +559,10 @@ int main(void) {
     a_transaction_waits_until_all_of_it_can_happen();
     no_change_is_missed();
     a_retry_that_falls_due_wakes_a_waiter();
+    who_waits_gets_the_outcome_however_few_are_kept();
+    the_end_of_a_job_wakes_its_own_watcher_alone();
+    transactions_that_wait_do_not_wake_each_other();
+    a_panic_wakes_everybody_who_waits();
     waking_ends_every_wait();
     freeing_ends_every_wait();
     who_waits_for_a_poisoned_gateway_is_told();

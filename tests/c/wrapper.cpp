@@ -178,7 +178,9 @@ static void transactions_are_callables() {
 static void gateways_move_and_waiters_wait() {
     lg::gateway gw = flux();
     gw.submit(id_of(1), "acme", "image/flux/dev/t2i", {}, start);
-    lg::gateway copy = lg::gateway::restore(gw.snapshot());
+    lg::gateway copy = lg::gateway::replica(gw.snapshot());
+    lg::gateway goes_on = lg::gateway::restore(gw.snapshot(), start, 7);
+    CHECK(goes_on.epoch() != gw.epoch() && goes_on.commands() == gw.commands() + 1);
     CHECK(copy.digest() == gw.digest());
     lg::gateway moved = std::move(copy);
     CHECK(copy.get() == nullptr && moved.digest() == gw.digest());

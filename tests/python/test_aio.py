@@ -15,6 +15,7 @@ from libgateway import (
     Gateway,
     JobId,
     JobState,
+    PoisonedError,
     RateLimit,
     Timeouts,
     UnknownBackendError,
@@ -201,11 +202,162 @@ def test_what_is_not_known_is_told_at_once(gateway: Gateway, virtual: Run) -> No
         await turns()
         gateway.cancel(job)
         gateway.delete(job)
+        # Who waited gets the end, though the record left with it; who comes later does not.
+        assert (await task).cancelled == CancelReason.REQUESTED
         with pytest.raises(UnknownJobError):
-            await task
+            await gateway.result(job)
 
     virtual(main())
     assert idle(gateway)
+
+
+def test_a_hundred_that_wait_get_a_hundred_outcomes_however_few_are_kept(clock: Clock, virtual: Run) -> None:
+    for limits in ({"retained_max": 1}, {"retained_bytes_max": 0}):
+        gateway = Gateway(backends=[flux(slots=100)], seed=1, clock=clock, **limits)
+
+        async def main(gateway: Gateway = gateway) -> list[str]:
+            jobs = [gateway.submit("acme", ROUTE, id=JobId(n)) for n in range(100)]
+            results = [asyncio.create_task(gateway.result(job)) for job in jobs]
+            events = asyncio.create_task(kinds(gateway, jobs[0]))
+            await turns()
+            for lease in gateway.dispatch_many(100):
+                gateway.complete(lease, str(lease.job.int))
+            assert (await events)[-1] is WatchKind.ENDED
+            return [str((await result).output) for result in results]
+
+        async def kinds(gateway: Gateway, job: JobId) -> list[WatchKind]:
+            return [event.kind async for event in gateway.watch(job)]
+
+        assert virtual(main()) == [str(n) for n in range(100)]
+        assert idle(gateway)
+        assert sum(gateway.job(JobId(n)) is not None for n in range(100)) <= 1
+
+
+def test_the_end_of_a_job_costs_its_own_watchers_a_look_and_no_others(gateway: Gateway, virtual: Run) -> None:
+    async def main() -> None:
+        jobs = [gateway.submit("acme", ROUTE) for _ in range(2_000)]
+        tasks = [asyncio.create_task(gateway.result(job)) for job in jobs]
+        await turns()
+        before = gateway._waiters.attempts
+        gateway.cancel(jobs[7])
+        await tasks[7]
+        await turns()
+        assert gateway._waiters.attempts - before <= 2
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    virtual(main())
+    assert idle(gateway)
+
+
+def test_positions_are_told_at_a_bounded_rate_and_all_of_them_in_the_end(gateway: Gateway, virtual: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        jobs = [gateway.submit("acme", ROUTE) for _ in range(3_000)]
+        told: dict[JobId, int | None] = {}
+
+        async def watch(job: JobId) -> None:
+            async for event in gateway.watch(job):
+                told[job] = event.position
+
+        tasks = [asyncio.create_task(watch(job)) for job in jobs]
+        await turns()
+        before = gateway._waiters.attempts
+        begun = loop.time()
+        for job in jobs[:50]:
+            gateway.cancel(job)
+            await turns()
+        ended = 50 * 3
+        looked = gateway._waiters.attempts - before
+        # All fifty ends are one moment: a thousand positions were looked at, and who was told looks for more.
+        assert loop.time() == begun and looked <= ended + 3 * 1_000, looked
+        while any(told[job] != n for n, job in enumerate(jobs[50:])):
+            await sleep_ns(SECOND // 10)
+            assert loop.time() - begun < 1.0
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    virtual(main())
+    gc.collect()
+    assert idle(gateway)
+
+
+def test_transactions_that_wait_are_woken_by_no_step_that_was_taken_back(gateway: Gateway, virtual: Run) -> None:
+    async def pair() -> set[JobId]:
+        async with gateway.transaction() as tx:
+            first, second = tx.dispatch(), tx.dispatch()
+        return {first.value.job, second.value.job}
+
+    async def main() -> None:
+        gateway.submit("acme", ROUTE)
+        tasks = [asyncio.create_task(pair()) for _ in range(2)]
+        await turns(200)
+        # Each looks once, and once more when it stands in line.
+        assert gateway._waiters.attempts == 2 and gateway.commands <= 2 + 2 * 2
+        for _ in range(3):
+            gateway.submit("acme", ROUTE)
+        pairs = await asyncio.gather(*tasks)
+        assert len(pairs[0] | pairs[1]) == 4
+
+    virtual(main())
+    assert idle(gateway)
+
+
+def test_poison_wakes_everybody_who_waits(clock: Clock, virtual: Run) -> None:
+    class Poisonable(Gateway):
+        """Answers as a gateway does after a call panicked under its lock."""
+
+        poisoned = False
+
+        def _check(self) -> None:
+            if Poisonable.poisoned:
+                raise PoisonedError("a call panicked under the lock")
+
+        def _news(self, first: int) -> Any:
+            self._check()
+            return super()._news(first)
+
+        def _outcome(self, watch: Any) -> Any:
+            self._check()
+            return super()._outcome(watch)
+
+        def dispatch(self, **more: Any) -> Any:
+            self._check()
+            return super().dispatch(**more)
+
+        def _run(self, *args: Any, **more: Any) -> Any:
+            self._check()
+            return super()._run(*args, **more)
+
+        def _poll(self, watch: Any) -> Any:
+            self._check()
+            return super()._poll(watch)
+
+    gateway = Poisonable(backends=[flux(slots=1)], seed=1, clock=clock)
+
+    async def transact() -> None:
+        async with gateway.transaction() as tx:
+            tx.dispatch()
+            tx.dispatch()
+
+    async def main() -> None:
+        job = gateway.submit("acme", ROUTE)
+        gateway.pause(ROUTE)
+        waits: list[Any] = [gateway.result(job), gateway.leases().__anext__(), transact(), watch(job)]
+        tasks = [asyncio.ensure_future(wait) for wait in waits]
+        await turns()
+        Poisonable.poisoned = True
+        gateway._wake()
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(end) for end in ends] == [PoisonedError] * 4
+
+    async def watch(job: JobId) -> None:
+        async for _ in gateway.watch(job):
+            pass
+
+    virtual(main())
 
 
 def test_a_block_waits_for_a_lease_and_ends_it(gateway: Gateway, virtual: Run) -> None:

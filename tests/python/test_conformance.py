@@ -45,7 +45,7 @@ def test_a_restored_copy_goes_on_alike(path: Path) -> None:
     entries = [parts(line) for line in lines]
     half = len(entries) // 2
     gateway.apply_many([entry for entry, _ in entries[:half]])
-    again = Gateway.restore(gateway.snapshot())
+    again = Gateway.replica(gateway.snapshot())
     assert again.apply_many([entry for entry, _ in entries[half:]]) == [reply for _, reply in entries[half:]]
     assert json.loads(last) == {"digest": again.digest()}
 

@@ -14,6 +14,7 @@ from libgateway import (
     BreakerConfig,
     BreakerState,
     CancelReason,
+    ChangedError,
     CustomerPolicy,
     EndedError,
     EventKind,
@@ -21,6 +22,7 @@ from libgateway import (
     FailureKind,
     FullError,
     Gateway,
+    IdempotencyConflictError,
     JobId,
     JobState,
     PriceBook,
@@ -233,11 +235,67 @@ def test_events_are_numbered_and_fetched_once(gateway: Gateway) -> None:
 
 def test_a_restored_gateway_goes_on_where_the_first_one_stood(gateway: Gateway, clock: Clock) -> None:
     job = gateway.submit("acme", ROUTE, "x")
-    again = Gateway.restore(gateway.snapshot(), clock=clock)
+    again = Gateway.replica(gateway.snapshot(), clock=clock)
     assert again.digest() == gateway.digest() and again.config_json == gateway.config_json
     first, second = gateway.dispatch(), again.dispatch()
     assert first is not None and second is not None and first.job == second.job == job
     assert again.digest() == gateway.digest()
+
+
+def test_a_worker_that_is_not_remembered_ends_nobody_elses_job(gateway: Gateway, clock: Clock) -> None:
+    snapshot = gateway.snapshot()
+    assert Gateway.commands_in(snapshot) == gateway.commands
+    gateway.submit("alice", ROUTE)
+    alice = gateway.dispatch()
+    assert alice is not None and alice.id == 1
+    for entropy in (0, 7, None):
+        restored = Gateway.restore(snapshot, now_ns=START, entropy=entropy, clock=clock)
+        assert restored.commands == Gateway.commands_in(snapshot) + 1
+        job = restored.submit("bob", ROUTE)
+        bob = restored.dispatch()
+        assert bob is not None and bob.id == restored.epoch + 1 > 2**52
+        with pytest.raises(SupersededError):
+            restored.complete(alice.id, "alice.webp")
+        view = restored.job(job)
+        assert view is not None and view.state is JobState.RUNNING
+        restored.complete(bob, "bob.webp")
+        assert restored.take_settlements()[0].epoch == restored.epoch
+        assert restored.poll_events()[0].epoch == restored.epoch
+        assert restored.begin_epoch() == restored.epoch != 0
+
+
+def test_a_tail_that_is_applied_twice_is_refused_by_number(gateway: Gateway) -> None:
+    entry = {"sequence": gateway.commands + 1, "now": START, "command": {"advance": {}}}
+    assert "advanced" in gateway.apply(entry)
+    digest = gateway.digest()
+    error = gateway.apply(entry)["error"]
+    assert (error["number"], error["name"], error["field"]) == (1303, "out_of_sequence", "sequence")
+    assert gateway.digest() == digest and gateway.commands == entry["sequence"]
+
+
+def test_slices_are_the_snapshot_and_a_command_in_between_ends_them(gateway: Gateway) -> None:
+    for _ in range(2_000):
+        gateway.submit("acme", ROUTE)
+    slices = list(gateway.slices())
+    assert len(slices) > 1 and b"".join(slices) == gateway.snapshot()
+    begun = gateway.slices()
+    next(begun)
+    gateway.advance()
+    with pytest.raises(ChangedError):
+        next(begun)
+
+
+def test_a_key_outlives_its_record(clock: Clock) -> None:
+    gateway = Gateway(backends=[flux()], seed=1, clock=clock, retained_max=0, idempotency_for=10)
+    job = gateway.submit("acme", ROUTE, "a", idempotency_key="k")
+    gateway.cancel(job)
+    assert gateway.job(job) is None and gateway.job_by_key("acme", "k") == job
+    clock.tick(10 * SECOND - 1)
+    assert gateway.submit("acme", ROUTE, "a", idempotency_key="k") == job
+    with pytest.raises(IdempotencyConflictError):
+        gateway.submit("acme", ROUTE, "b", idempotency_key="k")
+    clock.tick(1)
+    assert gateway.submit("acme", ROUTE, "b", idempotency_key="k") != job
 
 
 def test_the_data_door_takes_text_for_text_and_dicts_for_dicts(gateway: Gateway) -> None:

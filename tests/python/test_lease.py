@@ -127,7 +127,7 @@ def test_an_exception_without_words_still_fails_the_job(gateway: Gateway) -> Non
 
 
 def test_leases_compare_by_number_and_gateway(gateway: Gateway, clock: Clock) -> None:
-    other = Gateway.restore(gateway.snapshot(), clock=clock)
+    other = Gateway.replica(gateway.snapshot(), clock=clock)
     for one in (gateway, other):
         one.submit("acme", ROUTE, id=JobId(1))
     first, second = gateway.dispatch(), other.dispatch()

@@ -36,7 +36,7 @@ fn say<T, E: Coded + core::fmt::Display>(result: Result<T, E>) -> ErrorReply {
 }
 
 fn apply(rig: &mut Rig, command: Command<'_>) -> ErrorReply {
-    match rig.gateway.apply(Entry { now: rig.now, command }) {
+    match rig.gateway.apply(Entry::new(rig.now, command)) {
         Reply::Error(error) => error,
         other => panic!("{other:?}"),
     }
@@ -54,7 +54,7 @@ fn collector() -> BillingCollector {
 fn snapshot(change: impl Fn(&mut Vec<u8>)) -> ErrorReply {
     let mut bytes = rig().gateway.snapshot();
     change(&mut bytes);
-    say(Gateway::restore(&bytes))
+    say(Gateway::replica(&bytes))
 }
 
 /// How each error is met.
@@ -160,9 +160,23 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
     met(1203, || snapshot(|bytes| bytes[4] = 9));
     met(1204, || snapshot(|bytes| bytes[40] ^= 1));
     met(1205, corrupt);
+    met(1206, || {
+        let mut rig = rig();
+        let mut slices = rig.gateway.slices();
+        assert!(slices.next(&rig.gateway).unwrap().is_some());
+        rig.pass(secs(1));
+        say(slices.next(&rig.gateway))
+    });
     // Logs.
     met(1301, || say(Entry::from_json("{\"now\":1}")));
     met(1302, || say(Entry::from_bytes(b"?")));
+    met(1303, || {
+        let mut rig = rig();
+        match rig.gateway.apply(Entry::new(START, Command::Advance {}).numbered(1)) {
+            Reply::Error(error) => error,
+            other => panic!("{other:?}"),
+        }
+    });
     // Transactions.
     met(1401, || apply(&mut Rig::new(GatewayConfig::default()), all_of(r#"{"dispatch":{}}"#)));
     met(1402, || apply(&mut rig(), all_of("")));
@@ -196,11 +210,11 @@ fn all_of(step: &'static str) -> Command<'static> {
 fn corrupt() -> ErrorReply {
     use blake2::digest::consts::U32;
     use blake2::{Blake2b, Digest as _};
-    let mut bytes = rig().gateway.snapshot()[..6].to_vec();
-    bytes.extend_from_slice(&0_u64.to_le_bytes());
+    let mut bytes = rig().gateway.snapshot()[..14].to_vec();
+    bytes.extend_from_slice(&0_u32.to_le_bytes());
     let digest: [u8; 32] = Blake2b::<U32>::digest(&bytes).into();
     bytes.extend_from_slice(&digest);
-    say(Gateway::restore(&bytes))
+    say(Gateway::replica(&bytes))
 }
 
 #[test]

@@ -79,7 +79,7 @@ fn a_gateway_at_the_end_of_virtual_time_can_be_restored() {
     rig.complete(&lease);
     rig.submit(job(5_000, "late", DEV));
     rig.gateway.check_invariants();
-    let mut copy = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let mut copy = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     copy.check_invariants();
     assert_eq!(copy.digest(), rig.gateway.digest());
     let order: Vec<_> = std::iter::from_fn(|| copy.dispatch(rig.now).lease()).map(|lease| lease.job).collect();
@@ -99,7 +99,7 @@ fn a_record_that_came_again_at_once_is_kept_once() {
     rig.gateway.delete(rig.now, id(2)).unwrap();
     rig.submit(job(2, "acme", DEV));
     rig.cancel(id(2));
-    let copy = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let copy = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(copy.digest(), rig.gateway.digest());
     rig.pass(GatewayConfig::default().retain_for);
     assert_eq!(rig.gateway.stats().counters.forgotten, 3);
@@ -135,7 +135,7 @@ fn a_family_that_nobody_serves_or_asks_for_makes_room_for_another() {
     assert_eq!(rig.lease().job, id(2));
 
     // It takes the number of the one that went, and nothing of its virtual time.
-    let copy = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let copy = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(copy.digest(), rig.gateway.digest());
 }
 
@@ -203,7 +203,7 @@ fn a_breaker_that_has_not_had_its_turn_keeps_its_backend_shut_after_a_restart_to
 
     // Three jobs time out before it is the breaker's turn.
     assert!(rig.to(at(10)).more);
-    let mut copy = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let mut copy = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     for expected in [None, None, Some(id(5))] {
         assert_eq!(rig.dispatch().lease().map(|lease| lease.job), expected);
         assert_eq!(copy.dispatch(at(10)).lease().map(|lease| lease.job), expected);

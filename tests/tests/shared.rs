@@ -11,7 +11,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use libgateway::{
     Abort, Backend, BackendKind, CustomerPolicy, EventKind, Failure, FailureClass, Gateway, GatewayConfig, JobId,
-    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, SystemClock, Timestamp, Usage,
+    JobState, Notice, Outcome, Output, Route, SharedGateway, Span, Submit, SystemClock, Timeouts, Timestamp, Usage,
 };
 
 /// A gateway with one backend of `slots`, on a real clock that starts at a round number.
@@ -210,6 +210,182 @@ fn a_new_token_wakes_a_dispatcher_of_a_throttled_customer() {
     assert!(gateway.dispatch(Some(far)).unwrap().is_some());
     // The bucket is empty for 10 ms; nothing but time brings the next token.
     assert!(gateway.dispatch(Some(far)).unwrap().is_some());
+}
+
+/// Lets other threads go on until so many callers wait. Ends when they never do.
+fn until_waiting(gateway: &SharedGateway, callers: usize) {
+    let zero = Instant::now();
+    while gateway.waiting().unwrap() < callers {
+        assert!(zero.elapsed() < Duration::from_secs(50), "they never wait");
+        thread::yield_now();
+    }
+}
+
+#[test]
+fn a_hundred_that_wait_get_a_hundred_outcomes_of_one_turn_however_few_are_kept() {
+    for config in [GatewayConfig::default().retained_max(1), GatewayConfig::default().retained_bytes_max(0)] {
+        let (gateway, far) = shared(config, 100);
+        let ids: Vec<JobId> = (0..100).map(|n| submit(&gateway, n)).collect();
+        let waiting: Vec<_> = ids
+            .iter()
+            .map(|id| {
+                let (gateway, id) = (gateway.clone(), *id);
+                thread::spawn(move || gateway.outcome(id, Some(far)).unwrap())
+            })
+            .collect();
+        until_waiting(&gateway, 100);
+        gateway
+            .with(|gateway, now| {
+                while let Some(lease) = gateway.dispatch(now).lease() {
+                    gateway.complete(now, lease.id, Output::url(lease.job.to_string()), Usage::unmeasured()).unwrap();
+                }
+            })
+            .unwrap();
+        for (id, thread) in ids.iter().zip(waiting) {
+            assert_eq!(thread.join().unwrap(), Some(Outcome::Complete(Output::url(id.to_string()))));
+        }
+        let known = gateway.with(|gateway, _| ids.iter().filter(|id| gateway.outcome(**id).is_some()).count()).unwrap();
+        assert!(known <= 1, "nobody waits any more, and {known} are kept");
+    }
+}
+
+#[test]
+fn the_end_of_a_job_costs_its_own_watchers_a_look_and_no_others() {
+    const WATCHERS: u64 = 300;
+    let (gateway, far) = shared(GatewayConfig::default(), 4);
+    for n in 0..=WATCHERS {
+        submit(&gateway, n);
+    }
+    let waiting: Vec<_> = (0..WATCHERS)
+        .map(|n| {
+            let gateway = gateway.clone();
+            thread::spawn(move || gateway.outcome(JobId::from_entropy(n.into()), Some(far)).unwrap())
+        })
+        .collect();
+    until_waiting(&gateway, WATCHERS as usize);
+    let before = gateway.attempts().unwrap();
+    // Jobs come, run and report, and one that nobody waits for ends: no news for those who wait.
+    for n in 1_000..1_050 {
+        submit(&gateway, n);
+        gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(n.into()))).unwrap().unwrap();
+    }
+    // The callers that were woken to look at a nearer deadline, one at a time, if any.
+    assert!(gateway.with(|gateway, _| gateway.next_deadline().is_some()).unwrap(), "records leave one day");
+    gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(7))).unwrap().unwrap();
+    let zero = Instant::now();
+    while gateway.waiting().unwrap() as u64 > WATCHERS - 1 {
+        assert!(zero.elapsed() < Duration::from_secs(50), "it never hears of the end");
+        thread::yield_now();
+    }
+    let looks = gateway.attempts().unwrap() - before;
+    assert!(looks <= 4, "one ended, one leads, and {looks} looked");
+    for n in 0..WATCHERS {
+        _ = gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(n.into()))).unwrap();
+    }
+    waiting.into_iter().for_each(|thread| assert!(thread.join().unwrap().is_some()));
+    let looks = gateway.attempts().unwrap() - before;
+    assert!(looks <= 3 * WATCHERS, "{looks} looks for {WATCHERS} ends");
+}
+
+#[test]
+fn of_many_watchers_one_wakes_at_a_deadline_and_wakes_whom_it_helps() {
+    let (gateway, far) = shared(GatewayConfig::default(), 1);
+    let soon = Timeouts { queue: Some(Span::from_millis(30)), ..Timeouts::NONE };
+    gateway.with(|gateway, now| gateway.submit(now, job(1).timeouts(soon))).unwrap().unwrap();
+    for n in 2..50 {
+        submit(&gateway, n);
+    }
+    let waiting: Vec<_> = (2..50)
+        .map(|n| {
+            let gateway = gateway.clone();
+            thread::spawn(move || gateway.outcome(JobId::from_entropy(n), Some(far)).unwrap())
+        })
+        .collect();
+    // Nobody calls the gateway any more but those who wait for other jobs, and one of them handles what is due.
+    assert!(gateway.outcome(JobId::from_entropy(1), Some(far)).unwrap().is_some());
+    until_waiting(&gateway, 48);
+    let looks = gateway.attempts().unwrap();
+    assert!(looks < 200, "{looks} looks for one deadline");
+    for n in 2..50 {
+        gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(n))).unwrap().unwrap();
+    }
+    waiting.into_iter().for_each(|thread| assert!(thread.join().unwrap().is_some()));
+}
+
+#[test]
+fn transactions_that_wait_are_woken_by_no_step_that_was_taken_back() {
+    // Each took a job, found no second one and gave it back, and each took that for news: they woke each other for ever.
+    let (gateway, far) = shared(GatewayConfig::default(), 4);
+    submit(&gateway, 1);
+    let tries = Arc::new(AtomicU64::new(0));
+    let waiting = [(); 2].map(|()| {
+        let (gateway, tries) = (gateway.clone(), tries.clone());
+        thread::spawn(move || {
+            gateway.transaction(Some(far), |tx| {
+                tries.fetch_add(1, Ordering::SeqCst);
+                let first = tx.dispatch().or_retry()?;
+                let second = tx.dispatch().or_retry()?;
+                Ok::<_, Abort>((first.job, second.job))
+            })
+        })
+    });
+    until_waiting(&gateway, 2);
+    // Looks and refusals are no changes; whatever wakes it would show in the number of tries.
+    for _ in 0..1_000 {
+        gateway.with(|gateway, now| gateway.cancel(now, JobId::from_entropy(77)).unwrap_err()).unwrap();
+    }
+    assert_eq!(tries.load(Ordering::SeqCst), 2);
+    for n in 2..5 {
+        submit(&gateway, n);
+    }
+    let pairs = waiting.map(|thread| thread.join().unwrap().unwrap().unwrap());
+    assert_eq!(pairs.iter().flat_map(|(one, two)| [*one, *two]).collect::<BTreeSet<_>>().len(), 4);
+    // Each submission is news for each of those who wait.
+    assert!(tries.load(Ordering::SeqCst) <= 2 + 2 * 3);
+}
+
+#[test]
+fn a_panic_under_the_lock_wakes_everybody_who_waits() {
+    let (gateway, _) = shared(GatewayConfig::default(), 1);
+    let id = submit(&gateway, 1);
+    let subscription = gateway.subscribe(4).unwrap();
+    gateway.with(|gateway, now| gateway.pause(now, &Route::parse("image/flux/dev/t2i").unwrap())).unwrap().unwrap();
+    let waiting: Vec<_> = (0..5)
+        .map(|kind| {
+            let gateway = gateway.clone();
+            // Without an end: nothing but the panic wakes them.
+            thread::spawn(move || match kind {
+                0 | 1 => gateway.dispatch(None).is_err(),
+                2 => gateway.dispatch_to("gpu", 1, None).is_err(),
+                3 => gateway.outcome(id, None).is_err(),
+                _ => gateway.transaction(None, |tx| tx.dispatch().or_retry::<libgateway::error::Error>()).is_err(),
+            })
+        })
+        .collect();
+    let listening = thread::spawn(move || subscription.recv());
+    until_waiting(&gateway, 5);
+    let other = gateway.clone();
+    assert!(thread::spawn(move || other.with(|_, _| panic!("planted"))).join().is_err());
+    waiting.into_iter().for_each(|thread| assert!(thread.join().unwrap(), "it is told"));
+    assert_eq!(listening.join().unwrap(), None);
+}
+
+#[test]
+fn a_subscriber_that_missed_events_is_woken_though_nothing_is_kept_for_it() {
+    let (gateway, _) = shared(GatewayConfig::default(), 1);
+    let subscription = gateway.subscribe(4).unwrap();
+    let listening = thread::spawn(move || {
+        let first = subscription.recv();
+        (first, subscription.try_recv().is_err())
+    });
+    // The host fetches the event before anybody is told of it.
+    gateway
+        .with(|gateway, now| {
+            gateway.submit(now, job(1)).unwrap();
+            assert!(gateway.poll_event().is_some());
+        })
+        .unwrap();
+    assert_eq!(listening.join().unwrap(), (Some(Notice::LookAgain), true));
 }
 
 #[test]

@@ -150,10 +150,10 @@ fn a_job_that_vanishes_is_gone_and_that_is_an_end() {
 fn a_watch_outlives_the_gateway_it_looked_at() {
     let (mut rig, mut watch) = waiting();
     assert_eq!(watch.poll(&rig.gateway), queued(0));
-    rig.gateway = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    rig.gateway = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(watch.poll(&rig.gateway), WatchStep::Wait, "nothing changed for it");
     let lease = rig.lease();
-    rig.gateway = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    rig.gateway = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(watch.poll(&rig.gateway), running(0));
     rig.complete(&lease);
     assert_eq!(watch.poll(&rig.gateway), delivered());
@@ -229,7 +229,7 @@ proptest! {
             if chance.one_in(4) {
                 continue;
             }
-            for Event { number, at, kind } in events(&mut rig) {
+            for Event { number, at, kind, .. } in events(&mut rig) {
                 prop_assert_eq!(number, next);
                 prop_assert!(at >= latest && at <= rig.gateway.now());
                 (next, latest) = (number + 1, at);
@@ -389,7 +389,7 @@ fn numbers_go_on_after_a_restart() {
     rig.submit(job(1, "acme", DEV));
     rig.submit(job(2, "acme", DEV));
     assert_eq!(rig.gateway.poll_event().map(|event| event.number), Some(1));
-    rig.gateway = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    rig.gateway = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(rig.gateway.poll_event(), None, "what was not fetched is not kept");
     rig.cancel(id(1));
     assert_eq!(rig.gateway.poll_event().map(|event| event.number), Some(3), "and its number says so");

@@ -26,6 +26,11 @@ pub const GATEWAY_EXCESS_CAP: u32 = 0;
 /// The result is refused, and may be told again with another figure.
 pub const GATEWAY_EXCESS_REFUSE: u32 = 1;
 
+/// The idempotency key of a job that ended in error is free again at once.
+pub const GATEWAY_FREE_FAILED: u32 = 1;
+/// The idempotency key of a cancelled job is free again at once.
+pub const GATEWAY_FREE_CANCELLED: u32 = 2;
+
 /// The threshold itself opens the breaker.
 pub const GATEWAY_RATE_AT_LEAST: u32 = 0;
 /// Only more than the threshold opens the breaker.
@@ -139,6 +144,9 @@ pub struct gateway_config {
     pub size: usize,
     /// Keys every hash table and draws the jitter. Take it from a random source and keep it with the log. Default 0.
     pub seed: u64,
+    /// What the numbers of the gateway's life are drawn from; 0: from the system's random source. Give one where there is a
+    /// log: a `begin_epoch` with it is the gateway's first command. Default 0.
+    pub entropy: u64,
     /// Customers without a policy of their own get this one; NULL: the default one.
     pub customer: *const gateway_customer_policy,
     /// When and how often failed attempts are tried again; NULL: as by default.
@@ -165,6 +173,11 @@ pub struct gateway_config {
     pub late_usage_for: u64,
     /// Ended jobs are kept so long. Default 1 h.
     pub retain_for: u64,
+    /// Bytes of outputs and failure messages that are kept at most, together. Default 1 GiB.
+    pub retained_bytes_max: u64,
+    /// An idempotency key stands for its job until so long after the job's end, whether the job's record is still kept or
+    /// not; above zero. Default 24 h.
+    pub idempotency_for: u64,
     /// A customer without jobs is forgotten after so long. Default 600 s.
     pub customer_idle: u64,
     /// A batch of settlements that is neither confirmed nor given back returns to the outbox after so long. Default 60 s.
@@ -203,6 +216,10 @@ pub struct gateway_config {
     pub output_len_max: u32,
     /// Ended jobs that are kept at most. Default 100 000.
     pub retained_max: u32,
+    /// Idempotency keys of ended jobs at most; the one whose job ended first leaves first. Default 1 000 000.
+    pub idempotency_keys_max: u32,
+    /// Whose keys are free again at once: `GATEWAY_FREE_FAILED`, `GATEWAY_FREE_CANCELLED` or both. Default 0: nobody's.
+    pub idempotency_free: u32,
     /// Customers known at once. Default 1 000 000.
     pub customers_max: u32,
     /// Routes known at once. Default 10 000.
@@ -217,8 +234,6 @@ pub struct gateway_config {
     pub due_max: u32,
     /// Steps a transaction as data has at most, those within steps counted each. Default 64.
     pub steps_max: u32,
-    /// Must be 0.
-    pub reserved: u32,
 }
 
 // SAFETY: repr(C), begins with its size, and has integers and pointers only.
@@ -276,6 +291,7 @@ unsafe impl Options for gateway_config {
     const DEFAULT: Self = Self {
         size: size_of::<Self>(),
         seed: 0,
+        entropy: 0,
         customer: std::ptr::null(),
         backoff: std::ptr::null(),
         breaker: std::ptr::null(),
@@ -289,6 +305,8 @@ unsafe impl Options for gateway_config {
         billing_slack: 100 * GATEWAY_MILLISECOND,
         late_usage_for: GATEWAY_HOUR,
         retain_for: GATEWAY_HOUR,
+        retained_bytes_max: 1 << 30,
+        idempotency_for: 24 * GATEWAY_HOUR,
         customer_idle: 10 * GATEWAY_MINUTE,
         settle_within: GATEWAY_MINUTE,
         clock_jump_max: GATEWAY_HOUR,
@@ -307,6 +325,8 @@ unsafe impl Options for gateway_config {
         payload_len_max: 10_485_760,
         output_len_max: 1_048_576,
         retained_max: 100_000,
+        idempotency_keys_max: 1_000_000,
+        idempotency_free: 0,
         customers_max: 1_000_000,
         routes_max: 10_000,
         families_max: 1_000,
@@ -314,12 +334,17 @@ unsafe impl Options for gateway_config {
         events_max: 16_384,
         due_max: 1_024,
         steps_max: 64,
-        reserved: 0,
     };
 }
 
 pub(crate) fn excess(value: u32, field: &'static str) -> Result<Excess, Failure> {
     choice(value, &[Excess::Cap, Excess::Refuse], field)
+}
+
+/// Whose keys are free again, as a field tells it.
+pub(crate) fn freed(flags: u32) -> Result<u32, Failure> {
+    let all = GATEWAY_FREE_FAILED | GATEWAY_FREE_CANCELLED;
+    if flags <= all { Ok(flags) } else { Err(Failure::range("idempotency_free", u64::from(flags), 0, u64::from(all))) }
 }
 
 /// A field that is kept for later and has to be 0 until then.
@@ -391,7 +416,7 @@ impl gateway_config {
     /// # Safety
     /// Each pointer is NULL or points to what its field says.
     pub(crate) unsafe fn read(&self) -> Result<GatewayConfig, Failure> {
-        reserved(self.reserved)?;
+        let free = freed(self.idempotency_free)?;
         let payer = |value, field| choice(value, &[Payer::Customer, Payer::House], field);
         let billing = BillingPolicy::default()
             .failed(payer(self.billing_failed, "billing_failed")?)
@@ -430,6 +455,11 @@ impl gateway_config {
             .output_len_max(self.output_len_max)
             .retain_for(Span::from_nanos(self.retain_for))
             .retained_max(self.retained_max)
+            .retained_bytes_max(self.retained_bytes_max)
+            .idempotency_for(Span::from_nanos(self.idempotency_for))
+            .idempotency_keys_max(self.idempotency_keys_max)
+            .idempotency_free_failed(free & GATEWAY_FREE_FAILED != 0)
+            .idempotency_free_cancelled(free & GATEWAY_FREE_CANCELLED != 0)
             .customers_max(self.customers_max)
             .customer_idle(Span::from_nanos(self.customer_idle))
             .routes_max(self.routes_max)
@@ -458,8 +488,8 @@ mod tests {
     fn no_struct_of_options_has_a_gap() {
         // With whole words, and no gap before the end, no size tells half of a field.
         assert_eq!(size_of::<gateway_customer_policy>(), 8 * 5 + 4 * 4);
-        assert_eq!(size_of::<gateway_backoff_config>(), 8 * 5 + 4 * 4);
+        assert_eq!(size_of::<gateway_backoff_config>(), 8 * 6 + 4 * 4);
         assert_eq!(size_of::<gateway_breaker_config>(), 8 * 5 + 4 * 8);
-        assert_eq!(size_of::<gateway_config>(), 8 * 17 + 4 * 18);
+        assert_eq!(size_of::<gateway_config>(), 8 * 21 + 4 * 24);
     }
 }

@@ -55,8 +55,12 @@ pub struct gateway_batch {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct gateway_settlement {
-    /// Its number, without gaps. A host that sees a number again drops it.
+    /// Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, a first entry
+    /// of a job that it has a first entry of from another epoch, a correction of an entry that it dropped, and a correction
+    /// whose lease and revision it has.
     pub number: u64,
+    /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
+    pub epoch: u64,
     /// The job.
     pub job: gateway_job_id,
     /// GPU time that was reported of the attempts the customer pays for; in a correction, of its lease.
@@ -73,6 +77,8 @@ pub struct gateway_settlement {
     pub charge: u64,
     /// The number of the entry it corrects; 0: it is the first one of its job.
     pub corrects: u64,
+    /// The life of the gateway that `corrects` belongs to: in which the job ended.
+    pub corrects_epoch: u64,
     /// The lease whose usage was told late, in a correction.
     pub lease: u64,
     /// When it was told, in a correction; else `GATEWAY_FOREVER`.
@@ -97,8 +103,8 @@ pub struct gateway_settlement {
     pub measured: u32,
     /// 1 where less was billed or absorbed than was reported.
     pub capped: u32,
-    /// Always 0.
-    pub reserved: u32,
+    /// Which of its lease's corrections it is, from 1 on; 0: it is none.
+    pub revision: u32,
     /// What it was: `GATEWAY_TASK_T2I` and its like.
     pub task: u32,
     /// How it ended: `GATEWAY_STATE_COMPLETE` and its like.
@@ -123,6 +129,7 @@ impl From<&Settlement> for gateway_settlement {
     fn from(own: &Settlement) -> Self {
         Self {
             number: own.number,
+            epoch: own.epoch.as_u64(),
             job: id_out(own.job),
             reported: own.reported.as_nanos(),
             usage: own.usage.as_nanos(),
@@ -131,6 +138,7 @@ impl From<&Settlement> for gateway_settlement {
             price_per: own.price.map_or(0, |price| price.per().as_nanos()),
             charge: own.charge.map_or(0, Money::as_micros),
             corrects: own.correction.map_or(0, |own| own.corrects),
+            corrects_epoch: own.correction.map_or(0, |own| own.corrects_epoch.as_u64()),
             lease: own.correction.map_or(0, |own| own.lease.as_u64()),
             corrected: instant_or_forever(own.correction.map(|own| own.at)),
             usage_credit: own.correction.map_or(0, |own| own.usage_credit.as_nanos()),
@@ -143,7 +151,7 @@ impl From<&Settlement> for gateway_settlement {
             priced: u32::from(own.price.is_some()),
             measured: u32::from(own.measured),
             capped: u32::from(own.capped),
-            reserved: 0,
+            revision: own.correction.map_or(0, |own| own.revision),
             task: task_number(own.task),
             state: state_number(own.state),
             attempts: own.attempts,

@@ -1,5 +1,6 @@
 //! What a gateway tells of itself: jobs, positions, reasons, numbers.
 
+use std::borrow::Cow;
 use std::ffi::{c_char, c_void};
 
 use libgateway::{BackendView, CustomerView, JobView, Outcome, Output, Stats, WaitReason};
@@ -351,6 +352,26 @@ impl From<WaitReason> for gateway_reason {
     }
 }
 
+/// How a job ended, and the bytes that belong to it.
+pub(crate) fn take_apart(own: &Outcome) -> (gateway_outcome, Cow<'_, [u8]>) {
+    let word = |kind| gateway_outcome { kind, failure_class: 0, http_status: 0, retriable: 0 };
+    match own {
+        Outcome::Complete(Output::Url(url)) => (word(GATEWAY_OUTCOME_URL), Cow::Borrowed(url.as_bytes())),
+        Outcome::Complete(Output::Inline(data)) => (word(GATEWAY_OUTCOME_DATA), Cow::Borrowed(data.as_bytes())),
+        Outcome::Complete(_) => (word(GATEWAY_OUTCOME_DATA), Cow::Borrowed(&[])),
+        Outcome::Error(failure) => {
+            let (failure_class, http_status) = failure_numbers(failure.class);
+            let retriable = u32::from(failure.retriable);
+            let told = gateway_outcome { kind: GATEWAY_OUTCOME_FAILURE, failure_class, http_status, retriable };
+            (told, Cow::Borrowed(failure.message.as_bytes()))
+        }
+        Outcome::Cancelled(own) => {
+            let reason = json(own);
+            (word(GATEWAY_OUTCOME_CANCELLED), Cow::Owned(reason.trim_matches('"').as_bytes().to_vec()))
+        }
+    }
+}
+
 /// Copies how a job ended.
 ///
 /// # Safety
@@ -362,25 +383,9 @@ pub(crate) unsafe fn tell_outcome(
     cap: usize,
     needed: *mut usize,
 ) -> Result<gateway_status, crate::failure::Failure> {
-    let word = |kind| gateway_outcome { kind, failure_class: 0, http_status: 0, retriable: 0 };
-    let reason;
-    let (told, bytes) = match own {
-        Outcome::Complete(Output::Url(url)) => (word(GATEWAY_OUTCOME_URL), url.as_bytes()),
-        Outcome::Complete(Output::Inline(data)) => (word(GATEWAY_OUTCOME_DATA), data.as_bytes()),
-        Outcome::Complete(_) => (word(GATEWAY_OUTCOME_DATA), [].as_slice()),
-        Outcome::Error(failure) => {
-            let (failure_class, http_status) = failure_numbers(failure.class);
-            let retriable = u32::from(failure.retriable);
-            let told = gateway_outcome { kind: GATEWAY_OUTCOME_FAILURE, failure_class, http_status, retriable };
-            (told, failure.message.as_bytes())
-        }
-        Outcome::Cancelled(own) => {
-            reason = json(own);
-            (word(GATEWAY_OUTCOME_CANCELLED), reason.trim_matches('"').as_bytes())
-        }
-    };
+    let (told, bytes) = take_apart(own);
     // SAFETY: the caller's promise.
-    let status = unsafe { copy_bytes(bytes, buf, cap, needed) }?;
+    let status = unsafe { copy_bytes(&bytes, buf, cap, needed) }?;
     outcome.set(told);
     Ok(status)
 }
@@ -441,11 +446,12 @@ pub unsafe extern "C" fn gateway_job_outcome(
     guard(|| {
         // SAFETY: the caller's promise.
         let outcome = unsafe { Out::optional(outcome, "outcome") }?;
-        match look(gw, |gateway| Ok(gateway.job(job_id(id))))?.map(|view| view.outcome) {
-            None => Ok(GATEWAY_NONE),
-            Some(None) => Ok(GATEWAY_WAIT),
+        let id = job_id(id);
+        match look(gw, |gateway| Ok((gateway.outcome(id).cloned(), gateway.is_known(id))))? {
+            (None, false) => Ok(GATEWAY_NONE),
+            (None, true) => Ok(GATEWAY_WAIT),
             // SAFETY: the caller's promise.
-            Some(Some(own)) => unsafe { tell_outcome(&own, outcome, buf, cap, needed) },
+            (Some(own), _) => unsafe { tell_outcome(&own, outcome, buf, cap, needed) },
         }
     })
 }

@@ -3,14 +3,16 @@
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
-use libgateway::{Dispatch, Gateway, Timestamp, Watch, WatchEvent, WatchStep};
+use libgateway::{Dispatch, Gateway, Outcome, Timestamp};
 
 use super::lease::{hand_out, hand_out_all};
+use super::lines::{Bell, Line};
+use super::read::{gateway_outcome, take_apart};
 use super::transaction::{gateway_tx_body, transact};
-use super::{enter, tell};
+use super::{Machine, enter};
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{Handle, gateway, gateway_lease};
+use crate::handle::{Handle, create, gateway, gateway_bytes, gateway_lease};
 use crate::ids::gateway_job_id;
 use crate::input::{Out, at, job_id, outs, text};
 use crate::names::state_number;
@@ -24,15 +26,6 @@ enum Attempt<T> {
     NotNow(Option<Timestamp>),
 }
 
-/// Whom a caller waits with.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Line {
-    /// One is woken by a change, and wakes the next if it got something.
-    Dispatchers,
-    /// All are woken by every change.
-    Others,
-}
-
 /// Tries until it works, asleep in between: until a change, until the instant the attempt named, at most until `until`,
 /// or until `gateway_wake`. `None`: it did not work by then.
 fn wait<T>(
@@ -42,44 +35,53 @@ fn wait<T>(
     mut attempt: impl FnMut(&mut Gateway, u64) -> Result<Attempt<T>, Failure>,
 ) -> Result<Option<T>, Failure> {
     let mut held = enter(gw)?;
-    let slot = held.slot();
-    let signal = if line == Line::Dispatchers { &slot.turn } else { &slot.change };
     let ends = held.object::<gateway>()?.ends;
+    let bell = Bell::default();
     loop {
         let now = gateway_now();
         let machine = held.object::<gateway>()?;
         let result = attempt(&mut machine.gateway, now);
-        tell(&mut held)?;
-        let machine = held.object::<gateway>()?;
+        machine.tell_changes();
+        let Machine { gateway: core, lines, .. } = machine;
+        lines.attempts += 1;
         let wake = match result {
             Ok(Attempt::NotNow(wake)) if until > now && machine.ends == ends => wake,
             other => {
                 // Where there was one there may be more, and who gives up may have been woken for nothing: the next
                 // caller looks, and the last one finds nothing.
-                if machine.dispatchers > 0 {
-                    slot.turn.notify_one();
-                }
+                lines.wake_dispatcher();
+                lines.lead_on(core);
                 return other.map(|attempt| match attempt {
                     Attempt::Done(value) => Some(value),
                     Attempt::NotNow(_) => None,
                 });
             }
         };
-        let wake = wake.map_or(until, |wake| wake.as_nanos().min(until));
+        let number = lines.enlist(line, &bell);
+        let wake = lines.wake_at(core, number, wake.map(Timestamp::as_nanos), &bell);
+        let wake = wake.map_or(until, |wake| wake.min(until));
         let pause = (wake != u64::MAX).then(|| Duration::from_nanos(wake.saturating_sub(now)));
-        *machine.line(line) += 1;
-        held = held.wait(signal, pause, gateway::NAME)?;
-        *held.object::<gateway>()?.line(line) -= 1;
+        held = held.wait(&bell, pause, gateway::NAME)?;
+        held.object::<gateway>()?.lines.delist(line, number);
     }
 }
 
-impl super::Machine {
-    fn line(&mut self, line: Line) -> &mut u32 {
-        match line {
-            Line::Dispatchers => &mut self.dispatchers,
-            Line::Others => &mut self.others,
+/// Waits for the end of a job. `None`: it had not ended by then. `Some(None)`: it is not known, or no longer.
+fn wait_outcome(gw: *mut gateway, id: gateway_job_id, until: u64) -> Result<Option<Option<Outcome>>, Failure> {
+    let job = job_id(id);
+    enter(gw)?.object::<gateway>()?.gateway.hold_outcome(job);
+    let ended = wait(gw, Line::Watchers(job), until, |gateway, now| {
+        gateway.advance(at(now));
+        let outcome = gateway.outcome(job).cloned();
+        if outcome.is_none() && gateway.is_known(job) {
+            return Ok(Attempt::NotNow(gateway.next_deadline()));
         }
+        Ok(Attempt::Done(outcome))
+    });
+    if let Ok(machine) = enter(gw).as_mut().map_err(|_| ()).and_then(|held| held.object::<gateway>().map_err(|_| ())) {
+        machine.gateway.release_outcome(job);
     }
+    ended
 }
 
 /// Leases the next job, and waits for one until `until`, an instant of `gateway_now`; `GATEWAY_FOREVER` waits without
@@ -142,10 +144,11 @@ pub unsafe extern "C" fn gateway_wait_dispatch_to(
 }
 
 /// Waits until a job has ended, at most until `until`. `*state` is how: `GATEWAY_STATE_COMPLETE` and its like; it may be
-/// NULL. `gateway_read_job` and `gateway_job_outcome` tell more.
+/// NULL. Nothing but that end wakes a caller, so that many who wait for other jobs cost nothing. The record may leave before
+/// the caller reads it, where few are kept: `gateway_wait_outcome` gets what the job produced in any case.
 ///
-/// `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job is not known, or no
-/// longer. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
+/// `GATEWAY_WAIT`: it had not by then, or somebody called `gateway_wake`. `GATEWAY_NONE`: the job was not known when the call
+/// came. Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be
 /// called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_wait_ended(
@@ -157,23 +160,40 @@ pub unsafe extern "C" fn gateway_wait_ended(
     guard(|| {
         // SAFETY: the caller's promise.
         let state = unsafe { Out::optional(state, "state") }?;
-        let mut watch = Watch::new(job_id(job));
-        let ended = wait(gw, Line::Others, until, |gateway, now| {
-            gateway.advance(at(now));
-            loop {
-                match watch.poll(gateway) {
-                    WatchStep::Event(WatchEvent::Ended(outcome)) => return Ok(Attempt::Done(Some(outcome.state()))),
-                    WatchStep::Event(WatchEvent::Gone) | WatchStep::Done => return Ok(Attempt::Done(None)),
-                    WatchStep::Event(_) => {}
-                    WatchStep::Wait => return Ok(Attempt::NotNow(gateway.next_deadline())),
-                }
-            }
-        })?;
-        Ok(match ended {
+        Ok(match wait_outcome(gw, job, until)? {
             None => GATEWAY_WAIT,
             Some(None) => GATEWAY_NONE,
-            Some(Some(ended)) => {
-                state.set(state_number(ended));
+            Some(Some(outcome)) => {
+                state.set(state_number(outcome.state()));
+                GATEWAY_OK
+            }
+        })
+    })
+}
+
+/// Waits until a job has ended, at most until `until`, and tells how: `*outcome` as `gateway_job_outcome` does, and the bytes
+/// that belong to it. Who waits when the job ends gets them, however soon the record leaves. Free them by
+/// `gateway_bytes_free`.
+///
+/// Answers and errors: as `gateway_wait_ended`, and `GATEWAY_TOO_MANY_HANDLES`. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wait_outcome(
+    gw: *mut gateway,
+    job: gateway_job_id,
+    until: u64,
+    outcome: *mut gateway_outcome,
+    bytes: *mut *mut gateway_bytes,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (outcome, bytes) = unsafe { (Out::required(outcome, "outcome")?, Out::required(bytes, "bytes")?) };
+        Ok(match wait_outcome(gw, job, until)? {
+            None => GATEWAY_WAIT,
+            Some(None) => GATEWAY_NONE,
+            Some(Some(own)) => {
+                let (told, content) = take_apart(&own);
+                create(content.into_owned(), bytes)?;
+                outcome.set(told);
                 GATEWAY_OK
             }
         })
@@ -235,9 +255,9 @@ pub unsafe extern "C" fn gateway_wait_change(gw: *mut gateway, until: u64, chang
 pub unsafe extern "C" fn gateway_wake(gw: *mut gateway) -> gateway_status {
     guard(|| {
         let mut held = enter(gw)?;
-        held.object::<gateway>()?.ends += 1;
-        held.slot().turn.notify_all();
-        held.slot().change.notify_all();
+        let machine = held.object::<gateway>()?;
+        machine.ends += 1;
+        machine.wake_all();
         Ok(GATEWAY_OK)
     })
 }

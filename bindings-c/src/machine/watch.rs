@@ -37,11 +37,14 @@ pub const GATEWAY_EVENT_CORRECTED: u32 = 10;
 pub const GATEWAY_EVENT_OTHER: u32 = 4294967295;
 
 /// One thing that happened. Events are numbered from 1 without gaps; a host that fetches them too late finds the number
-/// of the first it gets higher than it expected.
+/// of the first it gets higher than it expected. Numbers go on after a restore, in another epoch: a host that kept its
+/// place by number has to look again where the epoch is not the one it knew.
 #[allow(non_camel_case_types)]
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct gateway_event {
+    /// The life of the gateway it belongs to.
+    pub epoch: u64,
     /// Its number.
     pub number: u64,
     /// When it happened.
@@ -105,7 +108,8 @@ impl From<Event> for gateway_event {
             EventKind::Corrected(job) => (GATEWAY_EVENT_CORRECTED, id_out(job), 0, 0),
             _ => (GATEWAY_EVENT_OTHER, none, 0, 0),
         };
-        Self { number: event.number, at: event.at.as_nanos(), job, leapt, reported, billed, kind, state }
+        let Event { epoch, number, at, .. } = event;
+        Self { epoch: epoch.as_u64(), number, at: at.as_nanos(), job, leapt, reported, billed, kind, state }
     }
 }
 

@@ -12,10 +12,11 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from itertools import islice
+from typing import TYPE_CHECKING, TypeVar, cast
 
 from ._native import JobId
-from .errors import UnknownJobError
+from .errors import GatewayError, UnknownJobError
 from .values import Outcome, WatchEvent, WatchKind
 
 if TYPE_CHECKING:
@@ -27,16 +28,24 @@ T = TypeVar("T")
 _TIMER_STEP = 0.001
 """What a timer that fired too early waits at least: loops round to their own step."""
 
+_LOOK_EVERY = 0.1
+"""How often positions are looked at, in seconds."""
+
+_LOOK_MAX = 1_000
+"""And how many of them at a time: the others come next time. So ten thousand watchers cost no more than that."""
+
 
 class Waiter:
     """One task that waits."""
 
-    __slots__ = ("future", "kind", "key")
+    __slots__ = ("future", "kind", "key", "position")
 
     def __init__(self, future: asyncio.Future[None], kind: str, key: object) -> None:
         self.future = future
         self.kind = kind
         self.key = key
+        self.position: int | None = None
+        """Of a watcher of a job that waits: what it was told."""
 
 
 class LoopState:
@@ -50,6 +59,12 @@ class LoopState:
         self.workers: dict[object, deque[Waiter]] = {}
         self.watchers: dict[object, set[Waiter]] = {}
         self.others: set[Waiter] = set()
+        self.places: dict[Waiter, None] = {}
+        """Watchers that are told positions, the one looked at longest ago first."""
+        self.unlooked = 0
+        """How many of them have to be looked at since the last change."""
+        self.looked = loop.time() - _LOOK_EVERY
+        self.look: asyncio.TimerHandle | None = None
 
     @property
     def empty(self) -> bool:
@@ -63,6 +78,10 @@ class Hub:
         self._gateway = gateway
         self._lock = threading.Lock()
         self._states: dict[asyncio.AbstractEventLoop, LoopState] = {}
+        self.attempts = 0
+        """How often tasks looked whether what they wait for is there, and how often positions were."""
+        self.forgone: deque[JobId] = deque()
+        """Jobs whose watchers went without a word."""
 
     def __len__(self) -> int:
         states = tuple(self._states.values())
@@ -93,6 +112,8 @@ class Hub:
 
     def enlist(self, kind: str, key: object) -> Waiter:
         """A new waiter. Look again before you wait for it: what changed before it was there does not wake it."""
+        while self.forgone:
+            self._gateway._release(self.forgone.popleft())
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop.create_future(), kind, key)
         with self._lock:
@@ -102,8 +123,10 @@ class Hub:
                 self._gateway._set_waiting(True)
         if kind == "worker":
             state.workers.setdefault(key, deque()).append(waiter)
-        elif kind == "watcher":
+        elif kind in ("watcher", "place"):
             state.watchers.setdefault(key, set()).add(waiter)
+            if kind == "place":
+                state.places[waiter] = None
         else:
             state.others.add(waiter)
         self._arm(state)
@@ -121,7 +144,8 @@ class Hub:
                     queue.remove(waiter)
                 if not queue:
                     del state.workers[waiter.key]
-        elif waiter.kind == "watcher":
+        elif waiter.kind in ("watcher", "place"):
+            state.places.pop(waiter, None)
             watchers = state.watchers.get(waiter.key)
             if watchers is not None:
                 watchers.discard(waiter)
@@ -136,6 +160,9 @@ class Hub:
         if state.timer is not None:
             state.timer.cancel()
             state.timer = None
+        if state.look is not None:
+            state.look.cancel()
+            state.look = None
         with self._lock:
             self._states.pop(state.loop, None)
             self._gateway._set_waiting(bool(self._states))
@@ -145,9 +172,17 @@ class Hub:
         state.dirty = False
         if state.empty:
             return
-        state.seen, jobs, queued = self._gateway._news(state.seen)
+        try:
+            state.seen, jobs, queued = self._gateway._news(state.seen)
+        except GatewayError:
+            # A call panicked under the lock: whoever waits is told so when he looks.
+            self._wake_all(state)
+            return
         for waiter in state.others:
             _wake(waiter)
+        if state.places:
+            state.unlooked = len(state.places)
+            self._look_soon(state)
         for job in state.watchers if jobs is None else jobs:
             for waiter in state.watchers.get(job, ()):
                 _wake(waiter)
@@ -160,9 +195,42 @@ class Hub:
                         break
         self._arm(state)
 
+    def _wake_all(self, state: LoopState) -> None:
+        for waiters in (state.others, *state.workers.values(), *state.watchers.values()):
+            for waiter in waiters:
+                _wake(waiter)
+
+    def _look_soon(self, state: LoopState) -> None:
+        if state.look is None:
+            at = max(state.loop.time(), state.looked + _LOOK_EVERY)
+            state.look = state.loop.call_at(at, self._look, state)
+
+    def _look(self, state: LoopState) -> None:
+        """Looks at positions, some of them, and wakes whose has changed."""
+        state.look = None
+        state.looked = state.loop.time()
+        waiters = list(islice(state.places, min(_LOOK_MAX, state.unlooked)))
+        state.unlooked -= len(waiters)
+        self.attempts += len(waiters)
+        try:
+            positions = self._gateway.positions([cast(JobId, waiter.key) for waiter in waiters])
+        except GatewayError:
+            self._wake_all(state)
+            return
+        for waiter, position in zip(waiters, positions):
+            del state.places[waiter]
+            state.places[waiter] = None
+            if position != waiter.position:
+                _wake(waiter)
+        if state.unlooked and state.places:
+            self._look_soon(state)
+
     def _arm(self, state: LoopState, least: float = 0.0) -> None:
         """Sets the timer of a loop to the gateway's next deadline."""
-        due = self._gateway._due_in_ns()
+        try:
+            due = self._gateway._due_in_ns()
+        except GatewayError:
+            return self._wake_all(state)
         if due is None:
             return
         at = state.loop.time() + max(due / 1e9, least)
@@ -176,17 +244,27 @@ class Hub:
         state.timer = None
         if state.empty:
             return
-        self._gateway.advance()
+        try:
+            self._gateway.advance()
+        except GatewayError:
+            return self._wake_all(state)
         if not state.dirty:  # It was early, or what was due has changed nothing.
             self._arm(state, _TIMER_STEP)
 
-    async def until(self, attempt: Callable[[], T | None], place: Callable[[], tuple[str, object]]) -> T:
+    async def until(
+        self,
+        attempt: Callable[[], T | None],
+        place: Callable[[], tuple[str, object]],
+        position: Callable[[], int | None] = lambda: None,
+    ) -> T:
         """Tries until there is something, and waits in its place for a change in between."""
         while True:
+            self.attempts += 1
             found = attempt()
             if found is not None:
                 return found
             waiter = self.enlist(*place())
+            waiter.position = position()
             try:
                 found = attempt()
                 if found is not None:
@@ -241,13 +319,19 @@ class Leases:
 
 
 class Events:
-    """What happens to a job: its present state first, then only changes, always an end."""
+    """What happens to a job: its present state first, then only changes, always an end.
+
+    What happens to the job itself is told at once. That others before it left, and it moved up, is told within a tenth of a
+    second, or of as many as there are thousands of watchers that are told positions; positions in between are left out.
+    """
 
     def __init__(self, gateway: Gateway, job: JobId) -> None:
         self._gateway = gateway
         self._job = job
         self._watch: Watch = gateway._watch(job)
+        self._position: int | None = None
         self._waits = True
+        self._held = False
         self._done = False
 
     def __aiter__(self) -> Events:
@@ -257,18 +341,31 @@ class Events:
         if self._done:
             raise StopAsyncIteration
         hub = self._gateway._waiters
-        event = await hub.until(self._next, self._place)
+        if not self._held:
+            # From now on its end is told, however soon its record leaves.
+            self._gateway._hold(self._job)
+            self._held = True
+        event = await hub.until(self._next, self._place, lambda: self._position)
         self._waits = event.kind is WatchKind.QUEUED
+        self._position = event.position
         self._done = event.kind in (WatchKind.ENDED, WatchKind.GONE)
+        if self._done:
+            self._held = False
+            self._gateway._release(self._job)
         return event
+
+    def __del__(self) -> None:
+        if getattr(self, "_held", False):
+            # Released by the next one who waits: the collector must not wait for a lock.
+            self._gateway._waiters.forgone.append(self._job)
 
     def _next(self) -> WatchEvent | None:
         event = self._gateway._poll(self._watch)
         return None if event is False else event
 
     def _place(self) -> tuple[str, object]:
-        # While it waits, others that leave or overtake it change its position: every change may be news.
-        return ("other", None) if self._waits else ("watcher", self._job)
+        # While it waits, others that leave or overtake it change its position.
+        return ("place" if self._waits else "watcher", self._job)
 
 
 class Outcomes:
@@ -282,7 +379,15 @@ class Outcomes:
         self._watch: Watch = gateway._watch(job)
 
     async def wait(self) -> Outcome:
-        return await self._gateway._waiters.until(self._next, lambda: ("watcher", self._job))
+        # From now on its end is told, however soon its record leaves.
+        self._gateway._hold(self._job)
+        try:
+            return await self._gateway._waiters.until(self._next, lambda: ("watcher", self._job))
+        finally:
+            try:
+                self._gateway._release(self._job)
+            except GatewayError:
+                pass  # A call panicked under the lock: what is kept there is of no use to anybody.
 
     def _next(self) -> Outcome | None:
         outcome = self._gateway._outcome(self._watch)

@@ -365,6 +365,12 @@ class CorruptError(SnapshotError):
     number, code = 1205, "corrupt"
 
 
+class ChangedError(SnapshotError):
+    """The gateway was given a command while its snapshot was taken in slices."""
+
+    number, code = 1206, "changed"
+
+
 class NotACommandError(CommandError):
     """The text is not that of a command or configuration."""
 
@@ -375,6 +381,12 @@ class BadBytesError(CommandError):
     """The bytes are not those of a command."""
 
     number, code = 1302, "bad_bytes"
+
+
+class OutOfSequenceError(CommandError):
+    """The entry is not the next one of the log: it was applied before, or one before it was not."""
+
+    number, code = 1303, "out_of_sequence"
 
 
 class NotNowError(TransactionError):

@@ -26,7 +26,9 @@ class Gateway(_native.Gateway):
 
     Every call is atomic and safe from any thread. ``backends``, ``customers`` (a policy for each name) and ``prices`` are put
     in force at once; all other arguments are limits and policies, see ``docs/commands.md`` for what each means. ``seed`` is
-    random unless given. ``clock`` is called for the time where ``now_ns`` is not given: nanoseconds since the Unix epoch. Without
+    random unless given. From ``entropy`` come the numbers that leases have: random, unless it or a ``seed`` is given; with a
+    ``seed`` alone leases are numbered from 1 on, as in tests and replays. ``clock`` is called for the time where ``now_ns`` is
+    not given: nanoseconds since the Unix epoch. Without
     one it is the system's, read once in a process and never stepping from then on. Every instant that is answered is of that
     clock, as it was read last.
 
@@ -54,30 +56,55 @@ class Gateway(_native.Gateway):
         self._waiters.poke()
 
     @classmethod
-    def restore(cls, snapshot: bytes, *, clock: Callable[[], int] | None = None) -> Gateway:
-        """The gateway that ``snapshot`` describes.
+    def restore(
+        cls,
+        snapshot: bytes,
+        *,
+        entropy: int | None = None,
+        clock: Callable[[], int] | None = None,
+        now_ns: Moment | None = None,
+    ) -> Gateway:
+        """The gateway that goes on where the one of ``snapshot`` stopped, or was lost after it.
+
+        It is ``replica``, and then ``begin_epoch`` with ``entropy``, by default of the system; give one where there is a log, which
+        has to show that command. Workers keep the leases the snapshot knows; the answer of any other raises
+        ``SupersededError``.
 
         >>> gateway = Gateway()
-        >>> Gateway.restore(gateway.snapshot()).digest() == gateway.digest()
+        >>> restored = Gateway.restore(gateway.snapshot())
+        >>> restored.epoch != gateway.epoch, restored.commands - gateway.commands
+        (True, 1)
+        """
+        return cls(snapshot=snapshot, entropy=entropy, clock=clock, now_ns=now_ns)
+
+    @classmethod
+    def replica(cls, snapshot: bytes, *, clock: Callable[[], int] | None = None) -> Gateway:
+        """The very gateway that ``snapshot`` was taken of: for replays of a log, for standbys and for checks.
+
+        >>> gateway = Gateway()
+        >>> Gateway.replica(gateway.snapshot()).digest() == gateway.digest()
         True
         """
-        return cls(snapshot=snapshot, clock=clock)
+        return cls(replica=snapshot, clock=clock)
 
     @classmethod
     def from_config(
         cls,
         config: str | Mapping[str, Any],
         *,
+        entropy: int | None = None,
         clock: Callable[[], int] | None = None,
         now_ns: Moment | None = None,
     ) -> Gateway:
         """A gateway with a configuration as the first line of a log has it: JSON text, or the same as a dict.
 
+        It is in its first life, as a log begins, unless ``entropy`` is given.
+
         >>> json.loads(Gateway.from_config({"jobs_max": 10}).config_json)["jobs_max"]
         10
         """
         text = config if isinstance(config, str) else json.dumps(config)
-        return cls(config=text, clock=clock, now_ns=now_ns)
+        return cls(config=text, entropy=entropy, clock=clock, now_ns=now_ns)
 
     @overload
     def apply(self, entry: str) -> str: ...

@@ -387,8 +387,12 @@ class Advance:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. Numbers have no gaps; a higher one than expected tells that some were dropped."""
+    """One thing that happened. Numbers have no gaps; a higher one than expected tells that some were dropped.
 
+    ``epoch`` is the life of the gateway: where it is not the one that was known, look again.
+    """
+
+    epoch: int
     number: int
     at_ns: int
     kind: EventKind
@@ -434,10 +438,13 @@ class DeviceTime:
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What makes a settlement a correction: the first entry it corrects, by whose lease, when, and what is taken back."""
+    """What makes a settlement a correction: the epoch and the number of the first entry it corrects, by whose lease, which of
+    that lease's corrections it is, when, and what is taken back."""
 
+    corrects_epoch: int
     corrects: int
     lease: int
+    revision: int
     at_ns: int
     usage_credit_ns: int
     absorbed_credit_ns: int

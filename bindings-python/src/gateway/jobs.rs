@@ -217,7 +217,6 @@ impl PyGateway {
 
     /// Takes a lease back. The job returns to its old place at once; what was used is paid for by the policy's ``released``.
     #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn release(
         slf: &Bound<'_, Self>,
         lease: LeaseArg,
@@ -235,7 +234,6 @@ impl PyGateway {
     /// Gives a job up, waiting or running, with what its lease used, if it has one. A running one's worker hears so at its next
     /// word.
     #[pyo3(signature = (job, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn cancel(
         slf: &Bound<'_, Self>,
         job: JobArg,
@@ -251,7 +249,6 @@ impl PyGateway {
 
     /// Gives up the job of a live lease: nobody waits for its result any more. Returns the job.
     #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn cancel_lease(
         slf: &Bound<'_, Self>,
         lease: LeaseArg,
@@ -269,7 +266,6 @@ impl PyGateway {
     /// Takes what a lease used that has ended, all of it, in the place of what was billed for it. Where its job is settled, the
     /// difference is a settlement of its own. A ``Corrected``.
     #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
-    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn correct_usage<'py>(
         slf: &Bound<'py, Self>,
         lease: LeaseArg,

@@ -7,10 +7,11 @@ mod settlement;
 mod steps;
 mod views;
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering as Atomic};
 
 use libgateway::error::CommandError;
-use libgateway::{BillingPolicy, Entry, Gateway, GatewayConfig, GpuNanos, Ordering, Reply, Span, Timestamp};
+use libgateway::{BillingPolicy, Entry, Gateway, GatewayConfig, GpuNanos, Ordering, Reply, Slices, Span, Timestamp};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
@@ -23,7 +24,7 @@ pub(crate) use self::views::{PyBackendView, PyWatch};
 use crate::convert::{GpuSeconds, Moment, Seconds, system_now};
 use crate::errors::{OrRaise, Raise};
 use crate::guard::Guarded;
-use crate::ids::fresh;
+use crate::ids::{JobArg, fresh};
 use crate::policy::{PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyTimeouts};
 use crate::spec::PyBackend;
 use crate::values::ToPy;
@@ -46,18 +47,22 @@ impl PyGateway {
                         age_after=None, customer=None, estimate=GpuSeconds(GpuNanos::from_secs(1)),
                         lease_for=Seconds(Span::from_secs(300)), timeouts=None, backoff=None, losses_max=5, breaker=None,
                         billing=None, jobs_max=2_000_000, payload_len_max=10_485_760, output_len_max=1_048_576,
-                        retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000, customers_max=1_000_000,
+                        retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000, retained_bytes_max=1_073_741_824,
+                        idempotency_for=Seconds(Span::from_secs(86_400)), idempotency_keys_max=1_000_000,
+                        idempotency_free_failed=false, idempotency_free_cancelled=false, customers_max=1_000_000,
                         customer_idle=Seconds(Span::from_secs(600)), routes_max=10_000, families_max=1_000,
                         backends_max=10_000, events_max=16_384, settle_within=Seconds(Span::from_secs(60)),
                         clock_jump_max=Seconds(Span::from_secs(3_600)), due_max=1_024, steps_max=64, config=None, snapshot=None,
-                        clock=None, now_ns=None),
+                        replica=None, entropy=None, clock=None, now_ns=None),
         text_signature = "(*, backends=None, customers=None, prices=None, seed=None, ordering='fair', \
                         age_after=None, customer=None, estimate=1, lease_for=300, timeouts=None, backoff=None, \
                         losses_max=5, breaker=None, billing=None, jobs_max=2000000, payload_len_max=10485760, \
-                        output_len_max=1048576, retain_for=3600, retained_max=100000, customers_max=1000000, \
+                        output_len_max=1048576, retain_for=3600, retained_max=100000, retained_bytes_max=1073741824, \
+                        idempotency_for=86400, idempotency_keys_max=1000000, idempotency_free_failed=False, \
+                        idempotency_free_cancelled=False, customers_max=1000000, \
                         customer_idle=600, routes_max=10000, families_max=1000, backends_max=10000, \
                         events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, steps_max=64, config=None, \
-                        snapshot=None, clock=None, now_ns=None)")]
+                        snapshot=None, replica=None, entropy=None, clock=None, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -80,6 +85,11 @@ impl PyGateway {
         output_len_max: u32,
         retain_for: Seconds,
         retained_max: u32,
+        retained_bytes_max: u64,
+        idempotency_for: Seconds,
+        idempotency_keys_max: u32,
+        idempotency_free_failed: bool,
+        idempotency_free_cancelled: bool,
         customers_max: u32,
         customer_idle: Seconds,
         routes_max: u32,
@@ -92,13 +102,25 @@ impl PyGateway {
         steps_max: u32,
         config: Option<&str>,
         snapshot: Option<&[u8]>,
+        replica: Option<&[u8]>,
+        entropy: Option<u64>,
         clock: Option<Py<PyAny>>,
         now_ns: Option<Moment>,
     ) -> PyResult<Self> {
         let now = read(py, clock.as_ref(), now_ns)?;
-        if let Some(bytes) = snapshot {
-            return Ok(Self::around(Gateway::restore(bytes).or_raise(py)?, clock));
+        if let Some(bytes) = replica {
+            return Ok(Self::around(Gateway::replica(bytes).or_raise(py)?, clock));
         }
+        if let Some(bytes) = snapshot {
+            let entropy = entropy.map_or_else(|| system_entropy(py), Ok)?;
+            return Ok(Self::around(Gateway::restore(bytes, now, entropy).or_raise(py)?, clock));
+        }
+        // A configuration as text is that of a log, which tells itself when another life begins; and who gives a seed wants the
+        // same each time.
+        let entropy = match entropy {
+            None if config.is_some() || seed.is_some() => None,
+            own => Some(own.map_or_else(|| system_entropy(py), Ok)?),
+        };
         let config = match config {
             Some(text) => serde_json::from_str(text).map_err(|error| not_a_config(py, &error))?,
             None => GatewayConfig::default()
@@ -118,6 +140,11 @@ impl PyGateway {
                 .output_len_max(output_len_max)
                 .retain_for(retain_for.0)
                 .retained_max(retained_max)
+                .retained_bytes_max(retained_bytes_max)
+                .idempotency_for(idempotency_for.0)
+                .idempotency_keys_max(idempotency_keys_max)
+                .idempotency_free_failed(idempotency_free_failed)
+                .idempotency_free_cancelled(idempotency_free_cancelled)
                 .customers_max(customers_max)
                 .customer_idle(customer_idle.0)
                 .routes_max(routes_max)
@@ -130,6 +157,9 @@ impl PyGateway {
                 .steps_max(steps_max),
         };
         let mut gateway = Gateway::new(config, now).or_raise(py)?;
+        if let Some(entropy) = entropy {
+            gateway.begin_epoch(now, entropy);
+        }
         for backend in backends.map(|all| all.try_iter()).transpose()?.into_iter().flatten() {
             let backend = backend?.cast::<PyBackend>()?.get().0.clone();
             gateway.put_backend(now, backend).or_raise(py)?;
@@ -205,6 +235,49 @@ impl PyGateway {
             };
             entries.iter().map(reply).collect()
         })
+    }
+
+    /// The life of the gateway that its numbers belong to; 0 the first, where it was made without entropy.
+    #[getter]
+    fn epoch(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.with(py, |gateway| gateway.epoch().as_u64())
+    }
+
+    /// How many commands it was given since the beginning: every call that takes ``now_ns``, also one that was refused.
+    #[getter]
+    fn commands(&self, py: Python<'_>) -> PyResult<u64> {
+        self.core.with(py, |gateway| gateway.commands())
+    }
+
+    /// How many commands are in a snapshot.
+    #[staticmethod]
+    fn commands_in(py: Python<'_>, snapshot: &[u8]) -> PyResult<u64> {
+        Gateway::commands_in(snapshot).or_raise(py)
+    }
+
+    /// Begins another life: what is done where a gateway goes on in the place of one that is gone. ``restore`` does it; a
+    /// replica that takes over has to. Returns its number. ``entropy`` are 64 bits, by default of the system.
+    #[pyo3(signature = (*, entropy=None, now_ns=None))]
+    fn begin_epoch(slf: &Bound<'_, Self>, entropy: Option<u64>, now_ns: Option<Moment>) -> PyResult<u64> {
+        let entropy = entropy.map_or_else(|| system_entropy(slf.py()), Ok)?;
+        Self::command(slf, now_ns, |gateway, now| gateway.begin_epoch(now, entropy).as_u64())
+    }
+
+    /// A snapshot in slices of some 64 KiB: an iterator of bytes, together those of ``snapshot``. The gateway has to stand still
+    /// meanwhile: a command in between makes the next step raise ``ChangedError``.
+    fn slices(slf: &Bound<'_, Self>) -> PyResult<PySlices> {
+        let slices = slf.get().core.with(slf.py(), |gateway| gateway.slices())?;
+        Ok(PySlices { gateway: slf.clone().unbind(), slices: Mutex::new(slices) })
+    }
+
+    /// Somebody waits for the end of a job: its outcome is kept for as long.
+    fn _hold(&self, py: Python<'_>, job: JobArg) -> PyResult<()> {
+        self.core.with(py, |gateway| gateway.hold_outcome(job.0))
+    }
+
+    /// Takes one ``_hold`` back.
+    fn _release(&self, py: Python<'_>, job: JobArg) -> PyResult<()> {
+        self.core.with(py, |gateway| gateway.release_outcome(job.0))
     }
 
     /// The whole state as bytes, for ``Gateway(snapshot=…)``.
@@ -285,6 +358,8 @@ impl PyGateway {
     #[inline]
     fn tell<R: Send>(slf: &Bound<'_, Self>, body: impl Send + FnOnce(&mut Gateway) -> R) -> PyResult<R> {
         let own = slf.get();
+        // Whoever waits waits for nothing where a call panics: it is woken, and told so.
+        let _alarm = Alarm(slf);
         let (result, news) = own.core.with(slf.py(), |gateway| {
             // Asked under the lock: who waits said so before he looked, and either he saw this change or it sees him.
             if !own.waiting.load(Atomic::SeqCst) {
@@ -315,6 +390,48 @@ impl PyGateway {
     fn read(&self, py: Python<'_>, now: Option<Moment>) -> PyResult<Timestamp> {
         read(py, self.clock.as_ref(), now)
     }
+}
+
+/// Wakes whoever waits when a call panics.
+struct Alarm<'a, 'py>(&'a Bound<'py, PyGateway>);
+
+impl Drop for Alarm<'_, '_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() && self.0.get().waiting.load(Atomic::SeqCst) {
+            // It panics already: what else goes wrong is told by nobody.
+            let _ = self.0.call_method0(intern!(self.0.py(), "_wake"));
+        }
+    }
+}
+
+/// A snapshot that is taken slice by slice.
+#[pyclass(module = "libgateway._native", name = "Slices", frozen)]
+pub(crate) struct PySlices {
+    gateway: Py<PyGateway>,
+    slices: Mutex<Slices>,
+}
+
+#[pymethods]
+impl PySlices {
+    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
+        slf
+    }
+
+    fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let slice = self.gateway.get().core.with(py, |gateway| {
+            // The gateway's lock comes first, and nobody holds this one while it waits for that.
+            self.slices.lock().map(|mut slices| slices.next(gateway)).map_err(|_| ())
+        })?;
+        match slice {
+            Ok(slice) => Ok(slice.or_raise(py)?.map(|slice| PyBytes::new(py, &slice))),
+            Err(_) => Err(libgateway::error::Poisoned.raise(py)),
+        }
+    }
+}
+
+/// 64 bits of the system.
+fn system_entropy(py: Python<'_>) -> PyResult<u64> {
+    fresh(py).map(|id| id.as_u128() as u64)
 }
 
 #[inline]

@@ -10,9 +10,10 @@ use crate::spec::{quoted, value};
 use crate::values::{ToPy, device_times};
 use crate::words::Word;
 
-/// What one job cost. Each job that ended has exactly one first entry, and a correction for each usage that was told late; a
-/// host that sees a number again drops it. What a customer owes is the sum of ``charge`` less the sum of ``correction.charge_credit``.
-/// ``to_json`` is a line for a ledger.
+/// What one job cost. Each job that ended has exactly one first entry, and a correction for each usage that was told late.
+/// A host drops an entry whose ``epoch`` and ``number`` it has, a first entry of a job that it has a first entry of from another
+/// epoch, a correction of an entry that it dropped, and one whose ``lease`` and ``revision`` it has. What a customer owes is the sum of ``charge`` less the sum of
+/// ``correction.charge_credit``. ``to_json`` is a line for a ledger.
 #[pyclass(module = "libgateway", name = "Settlement", frozen)]
 pub(crate) struct PySettlement(pub(crate) Settlement);
 
@@ -20,7 +21,13 @@ value!(PySettlement, Settlement);
 
 #[pymethods]
 impl PySettlement {
-    /// Its number, without gaps.
+    /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
+    #[getter]
+    fn epoch(&self) -> u64 {
+        self.0.epoch.as_u64()
+    }
+
+    /// Its number, without gaps within an epoch.
     #[getter]
     fn number(&self) -> u64 {
         self.0.number

@@ -193,7 +193,7 @@ impl PyGateway {
         let steps: Vec<Step<'static>> =
             steps.get().with(slf.py(), |items| items.iter().cloned().map(step).collect())?;
         let command = if first { Command::FirstOf(steps) } else { Command::All(steps) };
-        let reply = Self::command(slf, now_ns, |gateway, now| gateway.apply(Entry { now, command }))?;
+        let reply = Self::command(slf, now_ns, |gateway, now| gateway.apply(Entry::new(now, command)))?;
         Self::answer(slf, reply, now_ns.is_some())
     }
 }

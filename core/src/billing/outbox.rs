@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Full, InputError, OutboxError, Scope};
+use crate::id::is_unheard_of;
 use crate::time::{Clock, Span, Timestamp};
 
 #[cfg(test)]
@@ -285,6 +286,15 @@ impl<T> Outbox<T> {
         freed
     }
 
+    /// Gives back every batch, and numbers those to come from `first` on.
+    pub(crate) fn begin_epoch(&mut self, first: u64) {
+        let out: Vec<u64> = self.taken.keys().copied().collect();
+        for id in out {
+            self.free(id);
+        }
+        self.next_batch = first;
+    }
+
     /// When the next batch is given back by itself.
     ///
     /// # Complexity
@@ -415,7 +425,7 @@ impl<T> Outbox<T> {
         }
         let Some(end) = batch.first_seq.checked_add(u64::from(batch.len)) else { return Err(unknown) };
         let handed_out = batch.first_seq > 0 && batch.len > 0 && end <= self.fresh_first();
-        if batch.id == 0 || batch.id >= self.next_batch || !handed_out {
+        if is_unheard_of(batch.id, self.next_batch) || !handed_out {
             return Err(unknown);
         }
         let returned = self.returned.range(..end).next_back().map(|(first, entries)| first + entries.len() as u64);

@@ -171,19 +171,15 @@ impl State {
     pub(crate) fn submit(&mut self, submit: Submit<'_>) -> Result<JobId, SubmitError> {
         submit.check(self.config.payload_len_max)?;
         let customer = self.customers.find(&submit.customer);
-        let fingerprint = match (&submit.idempotency_key, customer) {
-            (None, _) => None,
-            (Some(_), None) => Some(submit.fingerprint()),
-            (Some(key), Some(customer)) => {
-                let fingerprint = submit.fingerprint();
-                if let Some(slot) = self.jobs.find_key(customer, key) {
-                    let job = &self.jobs[slot];
-                    let same = job.idempotency().is_some_and(|own| own.fingerprint == fingerprint);
-                    return if same { Ok(job.id) } else { Err(SubmitError::IdempotencyConflict { job: job.id }) };
-                }
-                Some(fingerprint)
-            }
-        };
+        let idempotency = submit.idempotency_key.as_deref().map(|key| Idempotency {
+            address: self.jobs.keys.address(&submit.customer, key),
+            fingerprint: submit.fingerprint(),
+        });
+        if let Some((own, known)) = idempotency.and_then(|own| Some((own, self.jobs.keys.get(own.address)?))) {
+            let job = known.job;
+            let same = known.fingerprint == own.fingerprint;
+            return if same { Ok(job) } else { Err(SubmitError::IdempotencyConflict { job }) };
+        }
         let mut buffer = String::new();
         let name = route_name(submit.route.trunk(), submit.route.backend(), &mut buffer);
         let route = self.find_route(name, &submit.route)?;
@@ -223,15 +219,11 @@ impl State {
             Some(customer) => customer,
             None => self.insert_customer(&submit.customer, None).ok_or_else(unreachable)?,
         };
-        Ok(self.accept(submit, customer, route, fingerprint))
+        Ok(self.accept(submit, customer, route, idempotency))
     }
 
-    fn accept(&mut self, submit: Submit<'_>, customer: u32, route: u32, fingerprint: Option<[u8; 16]>) -> JobId {
+    fn accept(&mut self, submit: Submit<'_>, customer: u32, route: u32, idempotency: Option<Idempotency>) -> JobId {
         let affinity = submit.affinity.as_deref().map_or(0, |key| self.affinity(key));
-        let idempotency = match (submit.idempotency_key, fingerprint) {
-            (Some(key), Some(fingerprint)) => Some(Idempotency { key: Box::from(&*key), fingerprint }),
-            _ => None,
-        };
         let extra = (idempotency.is_some() || submit.timeouts != Timeouts::NONE)
             .then(|| Box::new(Extra { timeouts: submit.timeouts, idempotency, ..Extra::default() }));
         let sequence = self.scalars.sequence;

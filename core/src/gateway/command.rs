@@ -8,6 +8,7 @@ use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
+use serde::ser::{SerializeStruct, Serializer};
 use serde::{Deserialize, Serialize};
 
 use super::Gateway;
@@ -25,7 +26,7 @@ use crate::backend::Backend;
 use crate::billing::{Batch, PriceBook, Usage};
 use crate::breaker::ForcedState;
 use crate::error::{Coded, CommandError, ErrorReply, TransactionError};
-use crate::id::{JobId, LeaseId};
+use crate::id::{Epoch, JobId, LeaseId};
 use crate::job::Output;
 use crate::time::Timestamp;
 
@@ -39,9 +40,13 @@ use crate::time::Timestamp;
 /// assert_eq!(advance.now, Timestamp::from_nanos(7));
 /// # Ok::<(), libgateway::error::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry<'a> {
+    /// Its number in the log: one more than [`Gateway::commands`] before it. An entry with another one is refused and changes
+    /// nothing, so a tail that is applied twice is noticed. Without one it is applied as it comes.
+    #[serde(default)]
+    pub sequence: Option<u64>,
     /// The host's clock.
     pub now: Timestamp,
     /// What to do.
@@ -93,6 +98,11 @@ macro_rules! commands {
             Advance {},
             /// Takes the host's clock as it is, however far it leapt.
             AcceptClock {},
+            /// Begins another life of the gateway: it goes on in the place of one that is gone.
+            BeginEpoch {
+                /// 64 random bits of the host.
+                entropy: u64,
+            },
             /// Adds a backend or changes one.
             PutBackend(Backend),
             /// Takes a backend out.
@@ -334,6 +344,11 @@ pub enum Reply {
     Done {},
     /// What was due is handled.
     Advanced(Advance),
+    /// Another life began.
+    Began {
+        /// Which.
+        epoch: Epoch,
+    },
     /// Settlements, or none where there are none.
     Settlements(Option<TakenSettlements>),
     /// So many settlements.
@@ -364,7 +379,35 @@ pub struct TakenSettlements {
     pub settlements: Vec<Settlement>,
 }
 
+impl Serialize for Entry<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        // People and their tools leave out what is not there; records of a log have all fields in their places.
+        let skips = serializer.is_human_readable() && self.sequence.is_none();
+        let mut fields = serializer.serialize_struct("Entry", if skips { 2 } else { 3 })?;
+        if skips {
+            fields.skip_field("sequence")?;
+        } else {
+            fields.serialize_field("sequence", &self.sequence)?;
+        }
+        fields.serialize_field("now", &self.now)?;
+        fields.serialize_field("command", &self.command)?;
+        fields.end()
+    }
+}
+
 impl<'a> Entry<'a> {
+    /// A command at an instant, without a number.
+    pub const fn new(now: Timestamp, command: Command<'a>) -> Self {
+        Self { sequence: None, now, command }
+    }
+
+    /// Sets [`Entry::sequence`].
+    #[must_use]
+    pub fn numbered(mut self, sequence: u64) -> Self {
+        self.sequence = Some(sequence);
+        self
+    }
+
     /// Reads one line of a log.
     ///
     /// # Errors
@@ -434,16 +477,36 @@ impl From<Dispatch> for Reply {
 impl Gateway {
     /// Applies a command given as data. The same as the method of its name.
     ///
+    /// An entry with a number that is not the next one is answered with [`CommandError::OutOfSequence`]: nothing has changed
+    /// then, and no command was counted.
+    ///
+    /// ```
+    /// use libgateway::{Command, Entry, Gateway, GatewayConfig, Timestamp};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// let entry = Entry::new(now, Command::Advance {}).numbered(1);
+    /// assert!(gateway.apply(entry.clone()).error().is_none());
+    /// let again = gateway.apply(entry);
+    /// assert_eq!(again.error().map(|error| &*error.name), Some("out_of_sequence"));
+    /// assert_eq!(gateway.commands(), 1);
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
     /// # Complexity
     /// That of the command.
     pub fn apply(&mut self, entry: Entry<'_>) -> Reply {
-        let Entry { now, command } = entry;
+        let Entry { sequence, now, command } = entry;
+        let expected = self.commands() + 1;
+        if let Some(sequence) = sequence.filter(|sequence| *sequence != expected) {
+            return Reply::Error(ErrorReply::from(&CommandError::OutOfSequence { sequence, expected }));
+        }
         match command.into_leaf() {
             Ok(leaf) => self.run(now, |state| state.apply_leaf(leaf)),
             Err(Command::All(steps)) => self.apply_group(now, Group::All(steps)),
             Err(Command::FirstOf(steps)) => self.apply_group(now, Group::FirstOf(steps)),
             Err(Command::Advance {}) => Reply::Advanced(self.advance(now)),
             Err(Command::AcceptClock {}) => Reply::Advanced(self.accept_clock(now)),
+            Err(Command::BeginEpoch { entropy }) => Reply::Began { epoch: self.begin_epoch(now, entropy) },
             Err(Command::PutBackend(backend)) => Reply::done(self.put_backend(now, backend)),
             Err(Command::RemoveBackend { backend }) => Reply::done(self.remove_backend(now, &backend)),
             Err(Command::DrainBackend { backend, draining }) => {

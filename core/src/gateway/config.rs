@@ -11,7 +11,7 @@ use crate::billing::Excess;
 use crate::breaker::{CircuitBreaker, CircuitBreakerConfig};
 use crate::error::InputError;
 use crate::id::{NAME_LEN_MAX, check_name};
-use crate::job::Timeouts;
+use crate::job::{KeyLimits, Timeouts};
 use crate::limiter::RateLimit;
 use crate::queue::Ordering;
 use crate::time::{GpuNanos, Span, Timestamp};
@@ -61,6 +61,18 @@ pub struct GatewayConfig {
     pub retain_for: Span,
     /// And at most so many: the oldest leaves with the command that ended one too many.
     pub retained_max: u32,
+    /// With at most so many bytes of outputs and failure messages together; the oldest leave first.
+    pub retained_bytes_max: u64,
+    /// An idempotency key stands for its job until so long after the job's end, whether the job's record is still kept or
+    /// not.
+    pub idempotency_for: Span,
+    /// Keys of ended jobs at most; the one whose job ended first leaves first. The key of a job that lives never leaves:
+    /// there are at most `jobs_max` of those.
+    pub idempotency_keys_max: u32,
+    /// Whether a key is free again at once when its job ended in error: the same submission is a new job then.
+    pub idempotency_free_failed: bool,
+    /// And when it was cancelled.
+    pub idempotency_free_cancelled: bool,
     /// Customers known at once.
     pub customers_max: u32,
     /// A customer without jobs is forgotten after so long, when its bucket is full again.
@@ -178,6 +190,11 @@ impl Default for GatewayConfig {
             output_len_max: 1_048_576,
             retain_for: Span::from_secs(3_600),
             retained_max: 100_000,
+            retained_bytes_max: 1 << 30,
+            idempotency_for: Span::from_secs(86_400),
+            idempotency_keys_max: 1_000_000,
+            idempotency_free_failed: false,
+            idempotency_free_cancelled: false,
             customers_max: 1_000_000,
             customer_idle: Span::from_secs(600),
             routes_max: 10_000,
@@ -261,6 +278,16 @@ impl GatewayConfig {
         retain_for: Span,
         /// Sets [`GatewayConfig::retained_max`].
         retained_max: u32,
+        /// Sets [`GatewayConfig::retained_bytes_max`].
+        retained_bytes_max: u64,
+        /// Sets [`GatewayConfig::idempotency_for`].
+        idempotency_for: Span,
+        /// Sets [`GatewayConfig::idempotency_keys_max`].
+        idempotency_keys_max: u32,
+        /// Sets [`GatewayConfig::idempotency_free_failed`].
+        idempotency_free_failed: bool,
+        /// Sets [`GatewayConfig::idempotency_free_cancelled`].
+        idempotency_free_cancelled: bool,
         /// Sets [`GatewayConfig::customers_max`].
         customers_max: u32,
         /// Sets [`GatewayConfig::customer_idle`].
@@ -281,6 +308,15 @@ impl GatewayConfig {
         due_max: u32,
         /// Sets [`GatewayConfig::steps_max`].
         steps_max: u32,
+    }
+
+    pub(crate) fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            keep_for: self.idempotency_for,
+            keys_max: self.idempotency_keys_max,
+            free_failed: self.idempotency_free_failed,
+            free_cancelled: self.idempotency_free_cancelled,
+        }
     }
 
     /// Checks every field.
@@ -305,6 +341,7 @@ impl GatewayConfig {
         some("jobs_max", self.jobs_max)?;
         some("payload_len_max", self.payload_len_max)?;
         some("output_len_max", self.output_len_max)?;
+        check_range("idempotency_for", self.idempotency_for.as_nanos(), 1, u64::MAX)?;
         some("customers_max", self.customers_max)?;
         some("routes_max", self.routes_max)?;
         some("families_max", self.families_max)?;

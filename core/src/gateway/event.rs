@@ -1,18 +1,21 @@
 //! What happened, told in order: events of the whole gateway, and the watch of one job.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::Gateway;
-use crate::id::JobId;
+use crate::id::{Epoch, JobId};
 use crate::job::{JobState, Outcome};
 use crate::time::{GpuNanos, Span, Timestamp};
 
 /// One thing that happened. Events are numbered from 1 without gaps; a host that fetches them too late finds the number
-/// of the first it gets higher than it expected.
+/// of the first it gets higher than it expected. Numbers go on after a restore, in another [`Epoch`]: a host that kept its
+/// place by number has to look again where the epoch is not the one it knew.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
+    /// The life of the gateway it belongs to.
+    pub epoch: Epoch,
     /// Its number.
     pub number: u64,
     /// When it happened.
@@ -123,6 +126,17 @@ pub enum WatchStep {
     Done,
 }
 
+/// Ends that somebody waits for, so that each is told to who asked, however soon its record leaves. Not part of the state:
+/// no answer to a command depends on it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Awaited(BTreeMap<JobId, Wish>);
+
+#[derive(Clone, Debug, Default)]
+struct Wish {
+    waiters: u32,
+    outcome: Option<Outcome>,
+}
+
 /// The latest events, bounded: the oldest are dropped for new ones.
 #[derive(Clone, Debug)]
 pub(crate) struct EventLog {
@@ -153,7 +167,8 @@ impl Watch {
         }
         let Some(now) = gateway.glance(self.job) else {
             self.done = true;
-            return WatchStep::Event(WatchEvent::Gone);
+            let kept = gateway.outcome(self.job).cloned();
+            return WatchStep::Event(kept.map_or(WatchEvent::Gone, WatchEvent::Ended));
         };
         let seen = Seen { state: now.state, version: now.version, position: now.position.unwrap_or(0) };
         let news = match self.seen {
@@ -177,7 +192,42 @@ impl Watch {
     }
 }
 
+impl Awaited {
+    pub(crate) fn hold(&mut self, job: JobId) {
+        let wish = self.0.entry(job).or_default();
+        wish.waiters = wish.waiters.saturating_add(1);
+    }
+
+    pub(crate) fn release(&mut self, job: JobId) {
+        if let Some(wish) = self.0.get_mut(&job) {
+            wish.waiters -= 1;
+            if wish.waiters == 0 {
+                self.0.remove(&job);
+            }
+        }
+    }
+
+    pub(crate) fn wants(&self, job: JobId) -> bool {
+        !self.0.is_empty() && self.0.contains_key(&job)
+    }
+
+    pub(crate) fn keep(&mut self, job: JobId, outcome: Outcome) {
+        if let Some(wish) = self.0.get_mut(&job) {
+            wish.outcome = Some(outcome);
+        }
+    }
+
+    pub(crate) fn outcome(&self, job: JobId) -> Option<&Outcome> {
+        self.0.get(&job).and_then(|wish| wish.outcome.as_ref())
+    }
+}
+
 impl EventLog {
+    /// Drops what was not fetched: numbers of another epoch are no use.
+    pub(crate) fn clear(&mut self) {
+        self.events.clear();
+    }
+
     pub(crate) fn new(max: u32) -> Self {
         Self { events: VecDeque::new(), next: 1, max: max as usize }
     }
@@ -190,16 +240,21 @@ impl EventLog {
         self.next += 1;
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Event> {
+    pub(crate) fn pop(&mut self, epoch: Epoch) -> Option<Event> {
         let number = self.next - self.events.len() as u64;
-        self.events.pop_front().map(|(at, kind)| Event { number, at, kind })
+        self.events.pop_front().map(|(at, kind)| Event { epoch, number, at, kind })
     }
 
-    pub(crate) fn iter_from(&self, from: u64) -> impl Iterator<Item = Event> + '_ {
+    pub(crate) fn iter_from(&self, from: u64, epoch: Epoch) -> impl Iterator<Item = Event> + '_ {
         let first = self.next - self.events.len() as u64;
         let skip = usize::try_from(from.saturating_sub(first)).unwrap_or(usize::MAX).min(self.events.len());
         let kept = self.events.range(skip..).enumerate();
-        kept.map(move |(index, (at, kind))| Event { number: first + (skip + index) as u64, at: *at, kind: *kind })
+        kept.map(move |(index, (at, kind))| Event {
+            epoch,
+            number: first + (skip + index) as u64,
+            at: *at,
+            kind: *kind,
+        })
     }
 
     pub(crate) fn len(&self) -> usize {

@@ -16,7 +16,7 @@ use super::state::State;
 use super::undo::Undo;
 use crate::billing::{Capped, Excess, Money, Price, Usage, allowed};
 use crate::error::{BillingError, Full, InputError, LeaseError, Scope};
-use crate::id::{JobId, LeaseId};
+use crate::id::{Epoch, JobId, LeaseId};
 use crate::job::{JobState, Task};
 use crate::time::{GpuNanos, Span, Timestamp};
 
@@ -59,6 +59,8 @@ pub(crate) struct LateLease {
     pub(crate) devices_max: u32,
     /// The lease of the same job that ended before it, as long as it is here.
     pub(crate) earlier: Option<u64>,
+    /// How many entries correct it.
+    pub(crate) corrections: u32,
     /// Its job's settlement, when there is one.
     pub(crate) settled: Option<Arc<SettledAs>>,
 }
@@ -66,6 +68,8 @@ pub(crate) struct LateLease {
 /// What a correction repeats of the settlement it corrects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SettledAs {
+    /// The life of the gateway in which it was made.
+    pub(crate) epoch: Epoch,
     /// Its number; `None` where none was kept.
     pub(crate) number: Option<u64>,
     pub(crate) task: Task,
@@ -84,6 +88,7 @@ impl SettledAs {
     /// What later entries repeat of one that has no number yet.
     pub(crate) fn of(record: &SettlementRecord) -> Self {
         Self {
+            epoch: record.epoch,
             number: None,
             task: record.task,
             state: record.state,
@@ -269,7 +274,8 @@ impl State {
                 None
             }
         };
-        self.set_late(number, new);
+        let corrections = old.corrections.saturating_add(u32::from(settlement.is_some()));
+        self.set_late(number, LateLease { corrections, ..new });
         if capped {
             self.tell_capped(old.job, reported, billed);
         }
@@ -329,6 +335,7 @@ impl State {
         self.emit(EventKind::Corrected(old.job));
         let Some(corrects) = kept else { return Ok(None) };
         let record = SettlementRecord {
+            epoch: self.epoch,
             job: old.job,
             party: Party::Named { customer: old.customer.clone(), route: old.route.clone() },
             task: settled.task,
@@ -351,8 +358,10 @@ impl State {
             device: new.devices.first().cloned(),
             more_devices: new.devices.iter().skip(1).cloned().collect(),
             correction: Some(Box::new(Correction {
+                corrects_epoch: settled.epoch,
                 corrects,
                 lease: old.lease,
+                revision: old.corrections.saturating_add(1),
                 at: self.now,
                 usage_credit: if_so(!rises && paid),
                 absorbed_credit: if_so(!rises && !paid),

@@ -20,7 +20,7 @@ use crate::backoff::Retry;
 use crate::billing::{Money, Usage};
 use crate::error::{InputError, LeaseError};
 use crate::failure::FailureClass;
-use crate::id::{JobId, LeaseId};
+use crate::id::{JobId, LeaseId, is_unheard_of};
 use crate::job::{FAILED_MAX, Hold, JobEvent, JobFailure, JobState, NO_LEASE, Outcome, Output};
 use crate::time::{GpuNanos, Span, Timestamp};
 
@@ -106,7 +106,7 @@ impl State {
         if let Some(record) = self.pool.find_lease(id).and_then(|slot| self.pool.lease_record(slot)) {
             return Ok((record.item, *record));
         }
-        if id.as_u64() == 0 || id.as_u64() >= self.pool.next_lease {
+        if is_unheard_of(id.as_u64(), self.pool.next_lease) {
             return Err(LeaseError::UnknownLease { lease: id.as_u64() });
         }
         Err(LeaseError::Superseded { lease: id.as_u64() })
@@ -300,6 +300,9 @@ impl State {
         hot.hold = Hold::None;
         hot.since = self.now;
         hot.version = hot.version.wrapping_add(1);
+        if self.awaited.wants(id) {
+            self.held_outcomes.push((id, outcome.clone()));
+        }
         self.set_outcome(slot, outcome);
         self.set_hot(slot, hot);
         self.arm_job(slot, Timestamp::MAX);

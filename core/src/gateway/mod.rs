@@ -16,6 +16,7 @@ mod plant;
 mod restore;
 mod route;
 mod settlement;
+mod slices;
 mod snapshot;
 mod state;
 mod tick;
@@ -40,6 +41,7 @@ pub use lifecycle::{AfterFailure, Failure, Settled};
 pub use plant::Plant;
 pub use route::Route;
 pub use settlement::{Correction, DeviceTime, Settlement};
+pub use slices::Slices;
 pub use snapshot::Digest;
 pub use state::Counters;
 pub use tick::Advance;
@@ -51,13 +53,13 @@ use crate::backoff::Backoff;
 use crate::billing::{Batch, Outbox, OutboxConfig, PriceBook, Usage};
 use crate::breaker::ForcedState;
 use crate::error::{ConfigError, FleetError, JobError, LeaseError, OutboxError, SubmitError};
-use crate::id::{JobId, LeaseId};
+use crate::id::{Epoch, JobId, LeaseId};
 use crate::job::{JobTable, Output, TableLimits, Timeouts};
 use crate::queue::{Places, Precision};
 use crate::registry::Registry;
 use crate::time::{Clock, Timestamp};
 use crate::timers::Timers;
-use event::EventLog;
+use event::{Awaited, EventLog};
 use late::LateLeases;
 use parked::Parked;
 use route::RouteTable;
@@ -105,12 +107,32 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    /// An empty gateway that stands at `now`.
+    /// An empty gateway that stands at `now`, in its first life: leases are numbered from 1 on. Right for tests, for replays
+    /// and where whoever knows of its leases dies with it; else see [`Gateway::with_entropy`].
     ///
     /// # Errors
     /// [`ConfigError`] naming the first field that cannot be.
     pub fn new(config: GatewayConfig, now: Timestamp) -> Result<Self, ConfigError> {
         Ok(Self { state: State::new(config, now)? })
+    }
+
+    /// As [`Gateway::new`], in a life of its own: [`Gateway::begin_epoch`] is its first command. So a worker of a gateway that
+    /// lost its state is told that its lease is over, and never mistaken for one of this gateway's.
+    ///
+    /// ```
+    /// use libgateway::{Gateway, GatewayConfig, Timestamp};
+    /// let gateway = Gateway::with_entropy(GatewayConfig::default(), Timestamp::from_secs(1), 0x5eed)?;
+    /// assert!(gateway.epoch().as_u64() > 1 << 52);
+    /// assert_eq!(gateway.commands(), 1);
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Gateway::new`].
+    pub fn with_entropy(config: GatewayConfig, now: Timestamp, entropy: u64) -> Result<Self, ConfigError> {
+        let mut gateway = Self::new(config, now)?;
+        gateway.begin_epoch(now, entropy);
+        Ok(gateway)
     }
 
     /// The configuration it was made with.
@@ -137,7 +159,11 @@ impl Gateway {
     /// O(log n) for each deadline handled.
     pub fn advance(&mut self, now: Timestamp) -> Advance {
         let leaps = self.state.scalars.counters.clock_leaps;
-        let (handled, more) = self.state.tick(now);
+        let (handled, more) = self.state.begin(now);
+        self.tell_advance(handled, more, leaps)
+    }
+
+    fn tell_advance(&mut self, handled: u32, more: bool, leaps: u64) -> Advance {
         self.state.tidy();
         let leapt = self.state.scalars.counters.clock_leaps > leaps;
         Advance {
@@ -153,6 +179,66 @@ impl Gateway {
     pub fn accept_clock(&mut self, now: Timestamp) -> Advance {
         self.state.accept_clock(now);
         self.advance(now)
+    }
+
+    // --- Its life ---
+
+    /// The life of the gateway that its numbers belong to.
+    pub fn epoch(&self) -> Epoch {
+        self.state.epoch
+    }
+
+    /// How many commands it was given since the beginning, in this life and those before it. Every call that takes `now`
+    /// is one, also one that was refused, found nothing to do or was a transaction that was taken back; no other call is.
+    /// A snapshot says it, too, see [`Gateway::commands_in`]; it is no part of the digest.
+    pub fn commands(&self) -> u64 {
+        self.state.commands
+    }
+
+    /// Begins another life: what is done where a gateway goes on in the place of one that is gone. [`Gateway::restore`] does
+    /// it; a replica that takes over has to.
+    ///
+    /// Ids of leases and batches, and settlements and events, are told apart from all of the life before, so an answer of a
+    /// worker that the gateway does not remember to have asked is superseded and nothing else. Leases that it knows live
+    /// on, and each worker is given time to be heard. Batches that were out are handed out again, with the numbers their
+    /// settlements had; events that were not fetched are dropped. The reading is believed, however far ahead it is.
+    ///
+    /// `entropy` is 64 random bits of the host. Two lives begun from one snapshot get the same numbers in one of 2^52 cases,
+    /// or where entropy and instant are the same.
+    pub fn begin_epoch(&mut self, now: Timestamp, entropy: u64) -> Epoch {
+        self.state.resume(now);
+        self.state.begin_epoch(now, entropy);
+        self.change(now, |state| state.epoch)
+    }
+
+    // --- Waiting ---
+
+    /// Says that somebody waits for the end of a job: [`Gateway::outcome`] has it then until [`Gateway::release_outcome`], also
+    /// when the record leaves in the same instant. Hold as often as there are waiters; each releases once.
+    ///
+    /// It is not part of the state, and no command's answer depends on it. What is kept is bounded by who waits.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, Gateway, GatewayConfig, JobId, Route, Submit, Timestamp};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default().retained_max(0), now)?;
+    /// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]))?;
+    /// let route = Route::parse("image/flux/dev/t2i")?;
+    /// let job = gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", route))?;
+    /// gateway.hold_outcome(job);
+    /// gateway.cancel(now, job)?;
+    /// assert!(gateway.job(job).is_none() && gateway.outcome(job).is_some());
+    /// gateway.release_outcome(job);
+    /// assert!(gateway.outcome(job).is_none());
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    pub fn hold_outcome(&mut self, job: JobId) {
+        self.state.awaited.hold(job);
+    }
+
+    /// Takes one [`Gateway::hold_outcome`] back.
+    pub fn release_outcome(&mut self, job: JobId) {
+        self.state.awaited.release(job);
     }
 
     // --- Jobs ---
@@ -453,7 +539,7 @@ impl Gateway {
 
     /// The next event the host has not fetched. Fetching changes nothing but the list of events.
     pub fn poll_event(&mut self) -> Option<Event> {
-        let event = self.state.events.pop()?;
+        let event = self.state.events.pop(self.state.epoch)?;
         Some(Event { at: self.state.to_host(event.at), ..event })
     }
 
@@ -464,7 +550,8 @@ impl Gateway {
 
     /// The kept events from number `from` on, without fetching them.
     pub fn events_from(&self, from: u64) -> impl Iterator<Item = Event> + '_ {
-        self.state.events.iter_from(from).map(|event| Event { at: self.state.to_host(event.at), ..event })
+        let kept = self.state.events.iter_from(from, self.state.epoch);
+        kept.map(|event| Event { at: self.state.to_host(event.at), ..event })
     }
 
     /// Rises whenever something changed that may help somebody who waits: for a job, a backend, a token, an end. A host
@@ -481,7 +568,7 @@ impl Gateway {
 
     /// Handles time, then runs one command. Every command comes through here.
     fn run<T>(&mut self, now: Timestamp, command: impl FnOnce(&mut State) -> T) -> T {
-        self.state.tick(now);
+        self.state.begin(now);
         let result = command(&mut self.state);
         self.state.tidy();
         result
@@ -501,6 +588,8 @@ impl State {
         let limits = TableLimits {
             retain_for: config.retain_for,
             retained_max: config.retained_max,
+            retained_bytes_max: config.retained_bytes_max,
+            keys: config.keys(),
             timeouts: config.timeouts,
             seed: config.seed,
         };
@@ -536,6 +625,10 @@ impl State {
             changes: 0,
             plain: config.timeouts == Timeouts::NONE && config.age_after.is_none(),
             held_events: Vec::new(),
+            held_outcomes: Vec::new(),
+            awaited: Awaited::default(),
+            epoch: Epoch::FIRST,
+            commands: 0,
             #[cfg(feature = "testing")]
             planted: None,
             config,

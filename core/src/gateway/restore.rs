@@ -14,31 +14,37 @@ use super::late::LateLease;
 use super::route::RouteRecord;
 use super::settlement::{Party, SettlementRecord};
 use super::snapshot::{
-    BackendBody, Body, CustomerBody, FamilyBody, JobBody, LeaseBody, PartyBody, RouteBody, SettlementBody, ShareBody,
+    BackendBody, CustomerBody, FamilyBody, Head, JobBody, KeyBody, LeaseBody, PartyBody, RouteBody, SettlementBody,
+    ShareBody,
 };
 use super::state::State;
+use serde::Deserialize;
+
 use crate::backend::LeaseRecord;
 use crate::error::SnapshotError;
-use crate::id::{LeaseId, NAME_LEN_MAX, check_name};
+use crate::id::{LeaseId, NAME_LEN_MAX, check_name, is_unheard_of};
 use crate::job::{Content, Extra, Hold, Job, JobHot, JobState, NO_LEASE};
 use crate::queue::{Entrant, Key, LANES, SEQUENCE_MAX, TAG_MAX};
 use crate::time::Timestamp;
 
 type Check = Result<(), SnapshotError>;
 
-pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
-    check_numbers(&body)?;
-    let Body { config, clock, now, scalars, next_lease, next_backend, next_route, next_event, .. } = &body;
-    let mut state = State::new(config.clone(), *now).map_err(|_| SnapshotError::Corrupt { what: "config" })?;
-    ensure(clock.now() >= *now, "clock")?;
-    (state.clock, state.now) = (*clock, *now);
-    state.scalars = *scalars;
-    state.pool.next_lease = *next_lease;
-    state.pool.next_order = *next_backend;
-    state.table.next_order = *next_route;
-    state.events.next = *next_event;
-    let Body { families, backends, routes, customers, shares, jobs, retained, leases, outbox, late, prices, .. } = body;
-    state.prices = prices;
+/// Reads a body part by part, so that no more than one record stands between the bytes and the state.
+pub(crate) fn restore(body: &[u8]) -> Result<State, SnapshotError> {
+    let mut body = Reader(body);
+    let head: Head = body.one()?;
+    check_numbers(&head)?;
+    let Head { config, clock, now, epoch, scalars, next_lease, next_backend, next_route, next_event } = head;
+    let mut state = State::new(config, now).map_err(|_| corrupt("config"))?;
+    ensure(clock.now() >= now, "clock")?;
+    ensure(epoch.is_sound() && (epoch.first()..=NUMBER_MAX).contains(&next_lease), "epoch")?;
+    (state.clock, state.now) = (clock, now);
+    state.epoch = epoch;
+    state.scalars = scalars;
+    state.pool.next_lease = next_lease;
+    state.pool.next_order = next_backend;
+    state.table.next_order = next_route;
+    state.events.next = next_event;
 
     let mut builder = Builder {
         state,
@@ -49,24 +55,51 @@ pub(crate) fn restore(body: Body) -> Result<State, SnapshotError> {
         queued: Vec::new(),
         timers: Vec::new(),
     };
-    builder.families(families)?;
-    builder.backends(backends)?;
-    builder.routes(routes)?;
-    builder.customers(customers)?;
-    builder.shares(shares)?;
-    builder.jobs(jobs, leases)?;
+    builder.families(body.list()?)?;
+    builder.backends(body.list()?)?;
+    builder.routes(body.list()?)?;
+    builder.customers(&mut body)?;
+    builder.shares(body.list()?)?;
+    builder.jobs(&mut body)?;
+    builder.retained(&mut body)?;
+    builder.keys(&mut body)?;
+    builder.leases(&mut body)?;
     builder.places()?;
-    builder.retained(retained)?;
-    builder.outbox(&outbox)?;
-    builder.late(late)?;
+    builder.outbox(&body.one()?)?;
+    builder.late(&mut body)?;
+    builder.state.prices = body.one()?;
+    if !body.0.is_empty() {
+        return Err(corrupt("length"));
+    }
     builder.tallies()?;
     builder.finish()
 }
 
+/// The bytes of a body that were not read yet.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn one<T: Deserialize<'a>>(&mut self) -> Result<T, SnapshotError> {
+        let (value, rest) = postcard::take_from_bytes(self.0).map_err(|_| corrupt("encoding"))?;
+        self.0 = rest;
+        Ok(value)
+    }
+
+    fn list<T: Deserialize<'a>>(&mut self) -> Result<Vec<T>, SnapshotError> {
+        self.one()
+    }
+
+    /// How many things follow. Never more than there are bytes, so that room can be made for them.
+    fn len(&mut self) -> Result<usize, SnapshotError> {
+        let len = self.one()?;
+        if len <= self.0.len() { Ok(len) } else { Err(corrupt("encoding")) }
+    }
+}
+
 /// Numbers that only rise stand where as many again are left as there can ever have been, so that no step from here can
 /// overflow one.
-fn check_numbers(body: &Body) -> Check {
-    let Body { scalars, next_lease, next_route, next_event, next_backend, .. } = body;
+fn check_numbers(head: &Head) -> Check {
+    let Head { scalars, next_lease, next_route, next_event, next_backend, .. } = head;
     ensure((1..=NUMBER_MAX).contains(next_lease) && *next_route <= NUMBER_MAX, "numbers")?;
     ensure((1..=NUMBER_MAX).contains(next_event) && scalars.customer <= NUMBER_MAX, "numbers")?;
     ensure(scalars.sequence <= SEQUENCE_MAX / 2 && *next_backend <= u32::MAX / 2, "numbers")?;
@@ -139,9 +172,10 @@ impl Builder {
         Ok(())
     }
 
-    fn customers(&mut self, customers: Vec<CustomerBody>) -> Check {
+    fn customers(&mut self, body: &mut Reader<'_>) -> Check {
         let mut last = None;
-        for CustomerBody { name, order, policy, bucket, timer, woken } in customers {
+        for _ in 0..body.len()? {
+            let CustomerBody { name, order, policy, bucket, timer, woken } = body.one()?;
             let next = self.state.scalars.customer;
             ensure(last.is_none_or(|last| last < order) && order < next, "customers")?;
             last = Some(order);
@@ -174,9 +208,14 @@ impl Builder {
         Ok(())
     }
 
-    fn jobs(&mut self, jobs: Vec<JobBody>, leases: Vec<LeaseBody>) -> Check {
+    fn jobs(&mut self, body: &mut Reader<'_>) -> Check {
         let mut last = None;
-        for body in jobs {
+        let len = body.len()?;
+        ensure(len <= self.state.config.jobs_max as usize, "jobs")?;
+        self.jobs.reserve(len);
+        self.state.jobs.reserve(len);
+        for _ in 0..len {
+            let body: JobBody = body.one()?;
             let sequence = Key::from_bits(body.key).sequence();
             ensure(last.is_none_or(|last| last < sequence) && !body.state.is_terminal(), "jobs")?;
             last = Some(sequence);
@@ -188,8 +227,12 @@ impl Builder {
                 self.queued.push((key, slot, cost, listed));
             }
         }
-        for lease in leases {
-            self.lease(lease)?;
+        Ok(())
+    }
+
+    fn leases(&mut self, body: &mut Reader<'_>) -> Check {
+        for _ in 0..body.len()? {
+            self.lease(body.one()?)?;
         }
         for slot in &self.jobs {
             let hot = self.state.jobs[*slot].hot;
@@ -263,7 +306,7 @@ impl Builder {
         let id = LeaseId::from_u64(body.id);
         let mut hot = self.state.jobs[item].hot;
         ensure(hot.state == JobState::Running && hot.lease == NO_LEASE, "leases")?;
-        ensure(body.id > 0 && body.id < self.state.pool.next_lease, "leases")?;
+        ensure(!is_unheard_of(body.id, self.state.pool.next_lease), "leases")?;
         ensure(self.state.pool.find_lease(id).is_none(), "leases")?;
         ensure(body.granted <= self.state.now && body.deadline >= self.state.now, "times of a lease")?;
         hot.lease = self.state.pool.put_lease(LeaseRecord {
@@ -315,9 +358,10 @@ impl Builder {
         Ok(())
     }
 
-    fn retained(&mut self, retained: Vec<JobBody>) -> Check {
+    fn retained(&mut self, body: &mut Reader<'_>) -> Check {
         let mut last = Timestamp::EPOCH;
-        for body in retained {
+        for _ in 0..body.len()? {
+            let body: JobBody = body.one()?;
             ensure(body.state.is_terminal() && body.since >= last, "retained")?;
             last = body.since;
             let slot = self.insert(body)?;
@@ -331,9 +375,27 @@ impl Builder {
         ensure(job.key.sequence() < self.state.scalars.sequence, "jobs")?;
         ensure(self.state.jobs.find(job.id).is_none(), "jobs")?;
         if let Some(own) = job.idempotency() {
-            ensure(self.state.jobs.find_key(job.customer, &own.key).is_none(), "idempotency")?;
+            ensure(!job.hot.state.is_terminal() && self.state.jobs.keys.get(own.address).is_none(), "idempotency")?;
         }
         Ok(self.state.insert_job(job))
+    }
+
+    /// Keys of ended jobs, the first to leave first.
+    fn keys(&mut self, body: &mut Reader<'_>) -> Check {
+        let len = body.len()?;
+        let (now, table) = (self.state.now, &mut self.state.jobs.keys);
+        let limits = table.limits();
+        ensure(len <= limits.keys_max as usize, "idempotency")?;
+        let mut last = Timestamp::EPOCH;
+        for _ in 0..len {
+            let KeyBody { ended, own, job } = body.one()?;
+            let due = ended + limits.keep_for;
+            ensure(last <= ended && ended <= now && (due > now || due == Timestamp::MAX), "idempotency")?;
+            ensure(table.get(own.address).is_none(), "idempotency")?;
+            last = ended;
+            table.restore_ended(ended, own, job);
+        }
+        Ok(())
     }
 
     fn outbox(&mut self, outbox: &crate::billing::Outbox<SettlementBody>) -> Check {
@@ -360,18 +422,20 @@ impl Builder {
 
     /// Ended leases whose usage may still be told: each stands once, behind those that ended before it, and is settled
     /// exactly if its job is no longer live.
-    fn late(&mut self, late: Vec<LateLease>) -> Check {
+    fn late(&mut self, body: &mut Reader<'_>) -> Check {
         let state = &mut self.state;
         let policy = &state.config.billing;
-        ensure(late.len() <= policy.late_usage_max as usize, "late usage")?;
+        let len = body.len()?;
+        ensure(len <= policy.late_usage_max as usize, "late usage")?;
         let (mut before, mut owned) = (Timestamp::EPOCH, 0);
-        for own in late {
+        for _ in 0..len {
+            let own: LateLease = body.one()?;
             let number = state.late.len() as u64;
             let in_time = own.ended <= state.now && own.ended + policy.late_usage_for > state.now;
             ensure(in_time && own.ended >= before && own.granted <= own.ended, "late usage")?;
             before = own.ended;
             let id = own.lease;
-            let known = (1..state.pool.next_lease).contains(&id.as_u64());
+            let known = !is_unheard_of(id.as_u64(), state.pool.next_lease);
             ensure(known && state.pool.find_lease(id).is_none() && state.late.find(id).is_none(), "late usage")?;
             ensure(own.earlier.is_none_or(|earlier| earlier < number), "late usage")?;
             let of_it = |earlier: u64| state.late.get(earlier).is_some_and(|other| other.sequence == own.sequence);
@@ -431,6 +495,7 @@ impl Builder {
 
 fn settlement(own: &SettlementBody, customers: &[u32], routes: &[u32]) -> SettlementRecord {
     SettlementRecord {
+        epoch: own.epoch,
         job: own.job,
         party: match &own.party {
             PartyBody::Known { customer, route } => {
@@ -470,4 +535,4 @@ fn corrupt(what: &'static str) -> SnapshotError {
 }
 
 /// As many and more are left, and the sum of a few does not overflow.
-const NUMBER_MAX: u64 = 1 << 60;
+pub(crate) const NUMBER_MAX: u64 = 1 << 60;

@@ -18,20 +18,27 @@ use super::state::State;
 use super::undo::Undo;
 use crate::backend::LeaseRecord;
 use crate::billing::{Capped, Money, Price, Usage};
-use crate::id::{JobId, LeaseId};
+use crate::id::{Epoch, JobId, LeaseId};
 use crate::job::{Earlier, JobState, Task};
 use crate::time::{GpuNanos, Timestamp};
 
 /// What one job cost, as the host gets it from the outbox.
 ///
 /// Each job that ended has exactly one first entry, also one that never ran, and as many corrections as its leases were
-/// told of late. Entries are numbered without gaps; a host that sees a number again drops it. Entries are never changed:
-/// what a customer owes is the sum of [`Settlement::charge`] less the sum of [`Correction::charge_credit`], over all of
-/// its entries, in any order.
+/// told of late. Entries are never changed: what a customer owes is the sum of [`Settlement::charge`] less the sum of
+/// [`Correction::charge_credit`], over all of its entries, in any order.
+///
+/// Entries are numbered without gaps, and a number means one entry within an [`Epoch`]. **What a host does with them:** it
+/// drops an entry whose epoch and number it has; a first entry of a job that it has a first entry of from another epoch; a
+/// correction of an entry that it dropped, as [`Correction::corrects_epoch`] and [`Correction::corrects`] say; and a
+/// correction whose lease and [`Correction::revision`] it has. Then a gateway restored from an older snapshot loses no
+/// money and takes none twice.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Settlement {
+    /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
+    pub epoch: Epoch,
     /// Its number.
     pub number: u64,
     /// The job.
@@ -89,10 +96,14 @@ pub struct Settlement {
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Correction {
-    /// The number of the job's first entry.
+    /// The life of the gateway in which the job ended: that of the job's first entry.
+    pub corrects_epoch: Epoch,
+    /// The number of the job's first entry, in that life.
     pub corrects: u64,
     /// The lease whose usage was told.
     pub lease: LeaseId,
+    /// Which of the lease's corrections it is, from 1 on.
+    pub revision: u32,
     /// When it was told.
     pub at: Timestamp,
     /// GPU time the customer no longer pays for.
@@ -139,6 +150,7 @@ impl Party {
 /// A settlement as it is kept: names as numbers until somebody asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SettlementRecord {
+    pub(crate) epoch: Epoch,
     pub(crate) job: JobId,
     pub(crate) party: Party,
     pub(crate) task: Task,
@@ -261,6 +273,7 @@ impl State {
             ended: self.now,
             devices_max,
             earlier,
+            corrections: 0,
             settled: None,
         });
         let late = late.map(|late| self.note_late(late));
@@ -310,6 +323,7 @@ impl State {
         }
         let mut devices = devices.into_iter();
         let record = SettlementRecord {
+            epoch: self.epoch,
             job: job.id,
             party: Party::Known { customer, route },
             task: job.task,
@@ -394,6 +408,7 @@ impl State {
             Party::Named { customer, route } => (customer, route),
         };
         Settlement {
+            epoch: record.epoch,
             number,
             job: record.job,
             customer: customer.clone(),

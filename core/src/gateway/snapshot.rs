@@ -3,8 +3,9 @@
 //! The bytes are canonical: two gateways that would answer every future command alike have the same, wherever their
 //! records happen to lie in memory. So the digest of the bytes is the digest of the state.
 //!
-//! Form: `LGWS`, the version (u16, little endian), the length of the body (u64), the body (postcard), BLAKE2b-256 of all
-//! before it. Events that were not fetched are not part of it, nor is any key.
+//! Form, numbers in little endian: `LGWS`; the version (u16); how many commands it contains (u64); the body (postcard) in
+//! frames of at most 64 KiB, each with its length (u32) before it, and an empty one at its end; BLAKE2b-256 of all before
+//! it. Events that were not fetched are not part of it.
 
 #![expect(
     clippy::indexing_slicing,
@@ -22,16 +23,22 @@ use serde::{Deserialize, Serialize};
 
 use super::Gateway;
 use super::config::{CustomerPolicy, GatewayConfig};
+#[cfg(any(test, feature = "testing"))]
 use super::late::LateLease;
-use super::restore::restore;
+use super::restore::{NUMBER_MAX, restore};
 use super::settlement::{Correction, DeviceTime, Party, SettlementRecord};
+use super::slices::{Orders, Slices};
 use super::state::{Scalars, State};
 use crate::backend::{Backend, BackendHot, BackendKind};
-use crate::billing::{Money, Outbox, Price, PriceBook};
+use crate::billing::{Money, Price};
+#[cfg(any(test, feature = "testing"))]
+use crate::billing::{Outbox, PriceBook};
 use crate::breaker::Permit;
 use crate::error::SnapshotError;
-use crate::id::JobId;
-use crate::job::{Earlier, Hold, Idempotency, Job, JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
+use crate::id::{Epoch, JobId};
+use crate::job::{
+    Earlier, Hold, Idempotency, Job, JobFailure, JobState, KeyEntry, Outcome, Payload, Priority, Task, Timeouts,
+};
 use crate::limiter::TokenBucket;
 use crate::queue::LANES;
 use crate::time::{Clock, GpuNanos, Span, Timestamp};
@@ -68,24 +75,39 @@ impl Gateway {
     ///
     /// ```
     /// use libgateway::{Gateway, GatewayConfig, Timestamp};
-    /// let gateway = Gateway::new(GatewayConfig::default(), Timestamp::from_secs(1))?;
-    /// let copy = Gateway::restore(&gateway.snapshot())?;
-    /// assert_eq!(copy.digest(), gateway.digest());
+    /// let now = Timestamp::from_secs(1);
+    /// let gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// assert_eq!(Gateway::replica(&gateway.snapshot())?.digest(), gateway.digest());
     /// # Ok::<(), libgateway::error::Error>(())
     /// ```
     ///
     /// # Complexity
     /// O(n log n) of everything known.
     pub fn snapshot(&self) -> Vec<u8> {
-        let body = self.state.body_bytes();
-        let mut bytes = Vec::with_capacity(body.len() + HEADER_LEN + DIGEST_LEN);
-        bytes.extend_from_slice(MAGIC);
-        bytes.extend_from_slice(&VERSION.to_le_bytes());
-        bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&body);
-        let digest = Digest::of(&bytes);
-        bytes.extend_from_slice(digest.as_bytes());
+        let mut bytes = Vec::new();
+        let mut slices = self.slices();
+        while slices.write(&self.state, &mut bytes) {}
         bytes
+    }
+
+    /// The same bytes as those of [`Gateway::snapshot`], in slices of some 64 KiB, so that a host can write them away without
+    /// holding all of them. See [`Slices::next`].
+    ///
+    /// ```
+    /// use libgateway::{Gateway, GatewayConfig, Timestamp};
+    /// let gateway = Gateway::new(GatewayConfig::default(), Timestamp::from_secs(1))?;
+    /// let (mut slices, mut file) = (gateway.slices(), Vec::new());
+    /// while let Some(slice) = slices.next(&gateway)? {
+    ///     file.extend(slice);
+    /// }
+    /// assert_eq!(file, gateway.snapshot());
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Complexity
+    /// O(n log n) of the numbers of everything known: they are put in order first. Sixteen bytes a job are held.
+    pub fn slices(&self) -> Slices {
+        Slices::new(&self.state)
     }
 
     /// The body of a snapshot for people who look for a difference.
@@ -94,7 +116,44 @@ impl Gateway {
         serde_json::to_string(&self.state.body()).unwrap_or_default()
     }
 
-    /// A gateway from the bytes of [`Gateway::snapshot`].
+    /// The gateway that goes on where the one of a snapshot stopped, or was lost after it: [`Gateway::replica`], then
+    /// [`Gateway::begin_epoch`], which a log has to show as the command it is.
+    ///
+    /// Workers keep the leases that the snapshot knows. The answer of any other is superseded, and nothing it says ends
+    /// another's job.
+    ///
+    /// ```
+    /// use libgateway::error::LeaseError;
+    /// use libgateway::{Backend, BackendKind, Dispatch, Gateway, GatewayConfig, JobId, Output, Route, Submit, Timestamp, Usage};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]))?;
+    /// let route = Route::parse("image/flux/dev/t2i")?;
+    /// gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", route))?;
+    /// let snapshot = gateway.snapshot();
+    /// let Dispatch::Lease(old) = gateway.dispatch(now) else { panic!() };
+    ///
+    /// let mut restored = Gateway::restore(&snapshot, now, 0x5eed)?;
+    /// let Dispatch::Lease(new) = restored.dispatch(now) else { panic!() };
+    /// assert_ne!(new.id, old.id);
+    /// let late = restored.complete(now, old.id, Output::url("1.webp"), Usage::unmeasured());
+    /// assert!(matches!(late, Err(LeaseError::Superseded { .. })));
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Gateway::replica`].
+    ///
+    /// # Complexity
+    /// O(n log n) of everything known.
+    pub fn restore(bytes: &[u8], now: Timestamp, entropy: u64) -> Result<Self, SnapshotError> {
+        let mut gateway = Self::replica(bytes)?;
+        gateway.begin_epoch(now, entropy);
+        Ok(gateway)
+    }
+
+    /// The very gateway of a snapshot: the same answers, the same numbers, the same digest. For replays of a log, for
+    /// standbys and for checks. One that takes over from the other begins an epoch of its own first.
     ///
     /// # Errors
     /// [`SnapshotError::Truncated`], [`SnapshotError::NotASnapshot`], [`SnapshotError::NewerVersion`],
@@ -102,39 +161,37 @@ impl Gateway {
     ///
     /// # Complexity
     /// O(n log n) of everything known.
-    pub fn restore(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        if bytes.len() < HEADER_LEN + DIGEST_LEN {
-            return Err(SnapshotError::Truncated);
+    pub fn replica(bytes: &[u8]) -> Result<Self, SnapshotError> {
+        let commands = Self::commands_in(bytes)?;
+        let body = unframe(bytes)?;
+        if commands > NUMBER_MAX {
+            return Err(SnapshotError::Corrupt { what: "commands" });
         }
-        let (header, rest) = bytes.split_at(HEADER_LEN);
+        let mut state = restore(&body)?;
+        state.commands = commands;
+        Ok(Self { state })
+    }
+
+    /// How many commands are in a snapshot: [`Gateway::commands`] of when it was taken. Whoever applies the rest of a log
+    /// begins with the one after. Only the head of the bytes is looked at.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Truncated`], [`SnapshotError::NotASnapshot`], [`SnapshotError::NewerVersion`], in that order.
+    pub fn commands_in(bytes: &[u8]) -> Result<u64, SnapshotError> {
+        let Some((header, _)) = bytes.split_at_checked(HEADER_LEN) else { return Err(SnapshotError::Truncated) };
         let (magic, numbers) = header.split_at(MAGIC.len());
         if magic != MAGIC {
             return Err(SnapshotError::NotASnapshot);
         }
-        let (version, len) = numbers.split_at(2);
+        let (version, commands) = numbers.split_at(2);
         let version = version.iter().rev().fold(0_u16, |number, byte| number << 8 | u16::from(*byte));
-        let len = len.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte));
         if version > VERSION {
             return Err(SnapshotError::NewerVersion { version, known: VERSION });
         }
         if version < VERSION {
             return Err(SnapshotError::NotASnapshot);
         }
-        match u64::try_from(rest.len() - DIGEST_LEN) {
-            Ok(there) if there == len => {}
-            Ok(there) if there < len => return Err(SnapshotError::Truncated),
-            _ => return Err(SnapshotError::Altered),
-        }
-        let (signed, digest) = bytes.split_at(bytes.len() - DIGEST_LEN);
-        if Digest::of(signed).as_bytes().as_slice() != digest {
-            return Err(SnapshotError::Altered);
-        }
-        let (body, rest) = postcard::take_from_bytes::<Body>(&signed[HEADER_LEN..])
-            .map_err(|_| SnapshotError::Corrupt { what: "encoding" })?;
-        if !rest.is_empty() {
-            return Err(SnapshotError::Corrupt { what: "length" });
-        }
-        Ok(Self { state: restore(body)? })
+        Ok(commands.iter().rev().fold(0_u64, |number, byte| number << 8 | u64::from(*byte)))
     }
 
     /// The digest of the state: equal for gateways that saw the same commands, anywhere.
@@ -142,21 +199,48 @@ impl Gateway {
     /// # Complexity
     /// O(n log n) of everything known.
     pub fn digest(&self) -> Digest {
-        Digest::of(&self.state.body_bytes())
+        let mut hash = Blake2b::<U32>::new();
+        let mut slices = self.slices();
+        while let Some(part) = slices.part(&self.state) {
+            hash.update(part);
+        }
+        Digest(hash.finalize().into())
     }
 }
 
-/// What a state is, whoever holds it. Records refer to each other by their index here.
-#[derive(Serialize, Deserialize)]
+/// The body out of its frames, when all of them are there and unaltered.
+fn unframe(bytes: &[u8]) -> Result<Vec<u8>, SnapshotError> {
+    let mut body = Vec::with_capacity(bytes.len());
+    let mut rest = &bytes[HEADER_LEN..];
+    loop {
+        let Some((len, after)) = rest.split_at_checked(FRAME_HEAD_LEN) else { return Err(SnapshotError::Truncated) };
+        let len = len.iter().rev().fold(0_usize, |number, byte| number << 8 | usize::from(*byte));
+        if len > FRAME_LEN {
+            return Err(SnapshotError::Altered);
+        }
+        let Some((frame, after)) = after.split_at_checked(len) else { return Err(SnapshotError::Truncated) };
+        body.extend_from_slice(frame);
+        rest = after;
+        if len == 0 {
+            break;
+        }
+    }
+    match rest.len() {
+        ..DIGEST_LEN => return Err(SnapshotError::Truncated),
+        DIGEST_LEN => {}
+        _ => return Err(SnapshotError::Altered),
+    }
+    let signed = &bytes[..bytes.len() - DIGEST_LEN];
+    if Digest::of(signed).as_bytes() == rest { Ok(body) } else { Err(SnapshotError::Altered) }
+}
+
+/// What a state is, whoever holds it. Records refer to each other by their index here. Its parts are written and read one
+/// by one, in this order.
+#[cfg(any(test, feature = "testing"))]
+#[derive(Serialize)]
 pub(crate) struct Body {
-    pub(crate) config: GatewayConfig,
-    pub(crate) clock: Clock,
-    pub(crate) now: Timestamp,
-    pub(crate) scalars: Scalars,
-    pub(crate) next_lease: u64,
-    pub(crate) next_backend: u32,
-    pub(crate) next_route: u64,
-    pub(crate) next_event: u64,
+    #[serde(flatten)]
+    pub(crate) head: Head,
     pub(crate) families: Vec<FamilyBody>,
     pub(crate) backends: Vec<BackendBody>,
     pub(crate) routes: Vec<RouteBody>,
@@ -166,11 +250,27 @@ pub(crate) struct Body {
     pub(crate) jobs: Vec<JobBody>,
     /// Ended jobs, the first to leave first.
     pub(crate) retained: Vec<JobBody>,
+    /// Idempotency keys of ended jobs, the first to leave first.
+    pub(crate) keys: Vec<KeyBody>,
     pub(crate) leases: Vec<LeaseBody>,
     pub(crate) outbox: Outbox<SettlementBody>,
     /// Ended leases whose usage may still be told, the first to end first.
     pub(crate) late: Vec<LateLease>,
     pub(crate) prices: PriceBook,
+}
+
+/// What there is one of.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Head {
+    pub(crate) config: GatewayConfig,
+    pub(crate) clock: Clock,
+    pub(crate) now: Timestamp,
+    pub(crate) epoch: Epoch,
+    pub(crate) scalars: Scalars,
+    pub(crate) next_lease: u64,
+    pub(crate) next_backend: u32,
+    pub(crate) next_route: u64,
+    pub(crate) next_event: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -265,6 +365,13 @@ pub(crate) struct ExtraBody {
 }
 
 #[derive(Serialize, Deserialize)]
+pub(crate) struct KeyBody {
+    pub(crate) ended: Timestamp,
+    pub(crate) own: Idempotency,
+    pub(crate) job: JobId,
+}
+
+#[derive(Serialize, Deserialize)]
 pub(crate) struct LeaseBody {
     pub(crate) id: u64,
     pub(crate) job: u32,
@@ -283,6 +390,7 @@ pub(crate) struct LeaseBody {
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct SettlementBody {
+    pub(crate) epoch: Epoch,
     pub(crate) job: JobId,
     pub(crate) party: PartyBody,
     pub(crate) task: Task,
@@ -313,75 +421,8 @@ pub(crate) enum PartyBody {
     Named { customer: Arc<str>, route: Arc<str> },
 }
 
-/// From numbers in memory to numbers in a body.
-struct Numbers {
-    families: Vec<u32>,
-    backends: Vec<u32>,
-    routes: Vec<u32>,
-    customers: Vec<u32>,
-    jobs: Vec<u32>,
-}
-
-impl Numbers {
-    /// The inverse of a list of numbers in memory in body order.
-    fn of(order: &[u32]) -> Vec<u32> {
-        let len = order.iter().map(|id| *id as usize + 1).max().unwrap_or(0);
-        let mut numbers = alloc::vec![u32::MAX; len];
-        for (index, id) in order.iter().enumerate() {
-            numbers[*id as usize] = index as u32;
-        }
-        numbers
-    }
-}
-
 impl State {
-    fn body_bytes(&self) -> Vec<u8> {
-        // Serialising into memory fails for no value these types can have.
-        postcard::to_allocvec(&self.body()).unwrap_or_default()
-    }
-
-    fn body(&self) -> Body {
-        let mut families: Vec<u32> = self.pool.families().collect();
-        families.sort_unstable_by(|a, b| self.pool.family_name(*a).cmp(self.pool.family_name(*b)));
-        let backends = self.pool.in_order();
-        let mut routes: Vec<u32> = self.table.routes.iter().map(|(id, ..)| id).collect();
-        routes.sort_unstable_by_key(|id| self.table.routes[*id].order);
-        let mut customers: Vec<u32> = self.customers.iter().map(|(id, ..)| id).collect();
-        customers.sort_unstable_by_key(|id| self.customers[*id].order);
-        let mut jobs: Vec<(u64, u32)> = self.jobs.live_jobs().map(|(slot, job)| (job.key.sequence(), slot)).collect();
-        jobs.sort_unstable();
-        let jobs: Vec<u32> = jobs.into_iter().map(|(_, slot)| slot).collect();
-        let numbers = Numbers {
-            families: Numbers::of(&families),
-            backends: Numbers::of(&backends),
-            routes: Numbers::of(&routes),
-            customers: Numbers::of(&customers),
-            jobs: Numbers::of(&jobs),
-        };
-        Body {
-            config: self.config.clone(),
-            clock: self.clock,
-            now: self.now,
-            scalars: self.scalars,
-            next_lease: self.pool.next_lease,
-            next_backend: self.pool.next_order,
-            next_route: self.table.next_order,
-            next_event: self.events.next,
-            families: families.iter().map(|id| self.family_body(*id)).collect(),
-            backends: backends.iter().map(|id| self.backend_body(*id)).collect(),
-            routes: routes.iter().map(|id| self.route_body(*id, &numbers)).collect(),
-            customers: customers.iter().map(|id| self.customer_body(*id)).collect(),
-            shares: self.share_bodies(&numbers),
-            jobs: jobs.iter().map(|slot| self.job_body(*slot, &self.jobs[*slot], &numbers)).collect(),
-            retained: self.jobs.retained().map(|(slot, job)| self.job_body(slot, job, &numbers)).collect(),
-            leases: self.lease_bodies(&numbers),
-            outbox: self.outbox.map(|record| settlement_body(record, &numbers)),
-            late: self.late.told(),
-            prices: self.prices.clone(),
-        }
-    }
-
-    fn family_body(&self, id: u32) -> FamilyBody {
+    pub(crate) fn family_body(&self, id: u32) -> FamilyBody {
         let mut lanes = [(0, 0); LANES];
         for (number, times) in lanes.iter_mut().enumerate() {
             let lane = self.places.lane(id, number as u8);
@@ -390,7 +431,7 @@ impl State {
         FamilyBody { name: self.pool.family_name(id).into(), lanes }
     }
 
-    fn backend_body(&self, id: u32) -> BackendBody {
+    pub(crate) fn backend_body(&self, id: u32) -> BackendBody {
         let entry = self.pool.entry(id);
         BackendBody {
             spec: entry.spec.clone(),
@@ -401,12 +442,12 @@ impl State {
         }
     }
 
-    fn route_body(&self, id: u32, numbers: &Numbers) -> RouteBody {
+    pub(crate) fn route_body(&self, id: u32, orders: &Orders) -> RouteBody {
         let record = &self.table.routes[id];
         RouteBody {
             name: String::from(&**self.table.routes.name(id)),
             order: record.order,
-            family: numbers.families[record.family as usize],
+            family: orders.families.place(record.family),
             kind: record.kind,
             model: String::from(&*record.model),
             paused: record.paused,
@@ -414,7 +455,7 @@ impl State {
         }
     }
 
-    fn customer_body(&self, id: u32) -> CustomerBody {
+    pub(crate) fn customer_body(&self, id: u32) -> CustomerBody {
         let record = &self.customers[id];
         CustomerBody {
             name: String::from(&**self.customers.name(id)),
@@ -426,10 +467,10 @@ impl State {
         }
     }
 
-    fn share_bodies(&self, numbers: &Numbers) -> Vec<ShareBody> {
+    pub(crate) fn share_bodies(&self, orders: &Orders) -> Vec<ShareBody> {
         let told = self.places.accounts().map(|account| ShareBody {
-            customer: numbers.customers[account.customer as usize],
-            family: numbers.families[account.pool() as usize],
+            customer: orders.customers.place(account.customer),
+            family: orders.families.place(account.pool()),
             lane: account.lane(),
             given: account.given,
             rest: account.rest,
@@ -440,12 +481,12 @@ impl State {
         shares
     }
 
-    fn job_body(&self, slot: u32, job: &Job, numbers: &Numbers) -> JobBody {
+    pub(crate) fn job_body(&self, slot: u32, job: &Job, orders: &Orders) -> JobBody {
         let hot = job.hot;
         JobBody {
             id: job.id,
-            customer: numbers.customers[job.customer as usize],
-            route: numbers.routes[job.route as usize],
+            customer: orders.customers.place(job.customer),
+            route: orders.routes.place(job.route),
             task: job.task,
             key: if hot.state == JobState::Queued { self.places.key(slot).bits() } else { job.key.bits() },
             cost: if hot.state == JobState::Queued { self.places.cost(slot) } else { 0 },
@@ -467,7 +508,8 @@ impl State {
             listed: hot.state == JobState::Queued && self.places.is_listed(slot),
             extra: job.extra.as_deref().map(|extra| ExtraBody {
                 timeouts: extra.timeouts,
-                idempotency: extra.idempotency.clone(),
+                // The key of a job that has ended stands with the keys.
+                idempotency: extra.idempotency.filter(|_| !hot.state.is_terminal()),
                 not_before: extra.not_before,
                 absorbed: extra.absorbed,
                 billable: extra.billable,
@@ -484,11 +526,19 @@ impl State {
         }
     }
 
-    fn lease_bodies(&self, numbers: &Numbers) -> Vec<LeaseBody> {
+    pub(crate) fn key_bodies(&self) -> Vec<KeyBody> {
+        let told = self.jobs.keys.ended().filter_map(|(ended, entry)| {
+            let KeyEntry { address, fingerprint, job, .. } = *entry?;
+            Some(KeyBody { ended, own: Idempotency { address, fingerprint }, job })
+        });
+        told.collect()
+    }
+
+    pub(crate) fn lease_bodies(&self, orders: &Orders) -> Vec<LeaseBody> {
         let told = self.pool.leases().map(|(_, lease)| LeaseBody {
             id: lease.id.as_u64(),
-            job: numbers.jobs[lease.item as usize],
-            backend: numbers.backends[lease.backend as usize],
+            job: orders.jobs.place(lease.item),
+            backend: orders.backends.place(lease.backend),
             permit: lease.permit,
             probe: lease.probe,
             warm: lease.warm,
@@ -506,14 +556,14 @@ impl State {
     }
 }
 
-fn settlement_body(record: &SettlementRecord, numbers: &Numbers) -> SettlementBody {
+pub(crate) fn settlement_body(record: &SettlementRecord, orders: &Orders) -> SettlementBody {
     SettlementBody {
+        epoch: record.epoch,
         job: record.job,
         party: match &record.party {
-            Party::Known { customer, route } => PartyBody::Known {
-                customer: numbers.customers[*customer as usize],
-                route: numbers.routes[*route as usize],
-            },
+            Party::Known { customer, route } => {
+                PartyBody::Known { customer: orders.customers.place(*customer), route: orders.routes.place(*route) }
+            }
             Party::Named { customer, route } => PartyBody::Named { customer: customer.clone(), route: route.clone() },
         },
         task: record.task,
@@ -539,7 +589,10 @@ fn settlement_body(record: &SettlementRecord, numbers: &Numbers) -> SettlementBo
     }
 }
 
-const MAGIC: &[u8; 4] = b"LGWS";
-const VERSION: u16 = 1;
+pub(crate) const MAGIC: &[u8; 4] = b"LGWS";
+pub(crate) const VERSION: u16 = 1;
 const HEADER_LEN: usize = 14;
+pub(crate) const FRAME_HEAD_LEN: usize = 4;
+/// Longest frame.
+pub(crate) const FRAME_LEN: usize = 65_536;
 const DIGEST_LEN: usize = 32;

@@ -15,7 +15,7 @@ use alloc::vec::Vec;
 use serde::{Deserialize, Serialize};
 
 use super::config::{CustomerPolicy, GatewayConfig};
-use super::event::{EventKind, EventLog};
+use super::event::{Awaited, EventKind, EventLog};
 use super::late::LateLeases;
 use super::parked::Parked;
 use super::route::{RouteRecord, RouteTable};
@@ -24,7 +24,7 @@ use super::undo::Undo;
 use crate::backend::{BackendPool, Grant, LeaseRecord, Verdict};
 use crate::backoff::Backoff;
 use crate::billing::{Outbox, PriceBook};
-use crate::id::JobId;
+use crate::id::{Epoch, JobId};
 use crate::job::{Content, Deadlines, Extra, Hold, Job, JobHot, JobState, JobTable, NO_LEASE, Outcome};
 use crate::limiter::TokenBucket;
 use crate::queue::{Entrant, Key, Places};
@@ -66,6 +66,13 @@ pub(crate) struct State {
     pub(crate) changes: u64,
     /// Events of a transaction that may yet fail.
     pub(crate) held_events: Vec<(Timestamp, EventKind)>,
+    /// Ends that somebody waits for, of a command that may yet fail.
+    pub(crate) held_outcomes: Vec<(JobId, Outcome)>,
+    pub(crate) awaited: Awaited,
+    /// The life of the gateway that numbers belong to.
+    pub(crate) epoch: Epoch,
+    /// Commands since the beginning. Not part of the state: a command that was refused counts, too.
+    pub(crate) commands: u64,
     #[cfg(feature = "testing")]
     pub(crate) planted: Option<super::plant::Plant>,
 }
@@ -512,10 +519,10 @@ impl State {
     // --- Words ---
 
     pub(crate) fn emit(&mut self, kind: EventKind) {
-        self.changes = self.changes.wrapping_add(1);
         if self.recording {
             self.held_events.push((self.now, kind));
         } else {
+            self.changes = self.changes.wrapping_add(1);
             self.events.push(self.now, kind);
         }
     }

@@ -69,6 +69,23 @@ impl State {
         self.tick_slowly(tick, awaited)
     }
 
+    /// Begins a command: counts it, and handles time.
+    #[inline]
+    pub(crate) fn begin(&mut self, reading: Timestamp) -> (u32, bool) {
+        self.commands += 1;
+        let done = self.tick(reading);
+        self.jobs.keys.expire(self.now);
+        done
+    }
+
+    /// Tells numbers apart from those of the life before.
+    pub(crate) fn begin_epoch(&mut self, now: Timestamp, entropy: u64) {
+        self.epoch = self.epoch.after(now, entropy);
+        self.pool.next_lease = self.epoch.first();
+        self.outbox.begin_epoch(self.epoch.first());
+        self.events.clear();
+    }
+
     fn tick_slowly(&mut self, tick: Tick, awaited: Timestamp) -> (u32, bool) {
         if let Some(leap) = tick.doubted {
             self.scalars.counters.clock_leaps += 1;
@@ -285,6 +302,10 @@ impl State {
         while let Some(slot) = self.jobs.surplus() {
             self.forget(slot);
             self.jobs.drop_stale_front();
+        }
+        self.jobs.keys.drop_surplus();
+        for (job, outcome) in self.held_outcomes.drain(..) {
+            self.awaited.keep(job, outcome);
         }
         self.places.sweep();
         while let Some(customer) = self.idle_customers.pop() {

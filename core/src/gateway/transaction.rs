@@ -90,7 +90,7 @@ impl Gateway {
         now: Timestamp,
         body: impl FnOnce(&mut Transaction<'_>) -> Result<T, Abort<E>>,
     ) -> Result<T, Abort<E>> {
-        self.state.tick(now);
+        self.state.begin(now);
         let result = Transaction { state: &mut self.state }.attempt(body);
         self.state.commit();
         self.state.tidy();
@@ -292,6 +292,10 @@ impl State {
     pub(crate) fn commit(&mut self) {
         self.undo.clear();
         self.places.commit();
+        if !self.held_events.is_empty() {
+            // Only what lasts helps somebody: steps that were taken back must not wake who made them.
+            self.changes = self.changes.wrapping_add(1);
+        }
         for (at, kind) in self.held_events.drain(..) {
             self.events.push(at, kind);
         }

@@ -59,6 +59,7 @@ pub(crate) struct Savepoint {
     undo: usize,
     places: usize,
     events: usize,
+    outcomes: usize,
     scalars: Scalars,
     next_lease: u64,
     next_route: u64,
@@ -78,6 +79,7 @@ impl State {
             undo: self.undo.len(),
             places: self.places.record(true),
             events: self.held_events.len(),
+            outcomes: self.held_outcomes.len(),
             scalars: self.scalars,
             next_lease: self.pool.next_lease,
             next_route: self.table.next_order,
@@ -97,6 +99,7 @@ impl State {
             }
         }
         self.held_events.truncate(to.events);
+        self.held_outcomes.truncate(to.outcomes);
         self.scalars = to.scalars;
         self.pool.next_lease = to.next_lease;
         self.table.next_order = to.next_route;

@@ -194,10 +194,22 @@ impl Gateway {
         Some(self.state.tell_job(slot))
     }
 
-    /// The job a customer submitted under an idempotency key.
+    /// Whether a job of that id is known.
+    pub fn is_known(&self, id: JobId) -> bool {
+        self.state.jobs.find(id).is_some()
+    }
+
+    /// The job a customer submitted under an idempotency key. The key may have outlived the job's record.
     pub fn job_by_key(&self, customer: &str, key: &str) -> Option<JobId> {
-        let customer = self.state.customers.find(customer)?;
-        self.state.jobs.find_key(customer, key).map(|slot| self.state.jobs[slot].id)
+        self.state.jobs.find_key(customer, key).map(|entry| entry.job)
+    }
+
+    /// How a job ended: as its record tells, or as it was kept for somebody who waits, see [`Gateway::hold_outcome`].
+    pub fn outcome(&self, id: JobId) -> Option<&Outcome> {
+        match self.state.jobs.find(id) {
+            Some(slot) => self.state.jobs[slot].outcome(),
+            None => self.state.awaited.outcome(id),
+        }
     }
 
     /// How many jobs of its route stand before a waiting job. Exact; `None` when it does not wait.

@@ -1,5 +1,6 @@
 //! Jobs: what they are, how they may change, where they are kept.
 
+mod keys;
 mod lifecycle;
 mod payload;
 mod store;
@@ -11,11 +12,12 @@ use core::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use keys::{Idempotency, KeyEntry, KeyLimits};
 pub use lifecycle::{JobEvent, JobState};
 pub use payload::Payload;
 pub use store::{JobStore, JobStoreConfig, NewJob, StoredJob};
 pub(crate) use table::{
-    Content, Deadlines, Earlier, Extra, FAILED_MAX, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits,
+    Content, Deadlines, Earlier, Extra, FAILED_MAX, Hold, Job, JobHot, JobTable, NO_LEASE, TableLimits,
 };
 
 use crate::error::InputError;

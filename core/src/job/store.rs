@@ -12,7 +12,8 @@ use blake2::digest::consts::U16;
 use blake2::{Blake2b, Digest};
 use serde::{Deserialize, Serialize};
 
-use super::table::{Content, Extra, Hold, Idempotency, Job, JobHot, JobTable, NO_LEASE, TableLimits};
+use super::keys::{Idempotency, KeyLimits};
+use super::table::{Content, Extra, Hold, Job, JobHot, JobTable, NO_LEASE, TableLimits};
 use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Payload, Priority, Task, Timeouts};
 use crate::coded::{Full, InputError, Scope};
 use crate::error::{JobError, SubmitError};
@@ -39,6 +40,17 @@ pub struct JobStoreConfig {
     pub retain_for: Span,
     /// And at most so many.
     pub retained_max: u32,
+    /// With at most so many bytes of outputs and failure messages together.
+    pub retained_bytes_max: u64,
+    /// An idempotency key stands for its job until so long after the job's end, whether the job is still kept or not.
+    /// Above zero.
+    pub idempotency_for: Span,
+    /// Keys of ended jobs at most; the one whose job ended first leaves first. The key of a job that lives never leaves.
+    pub idempotency_keys_max: u32,
+    /// Whether a key is free again at once when its job ended in error.
+    pub idempotency_free_failed: bool,
+    /// And when it was cancelled.
+    pub idempotency_free_cancelled: bool,
     /// Longest payload, output and failure message in bytes.
     pub payload_len_max: u32,
     /// The four clocks of a job that does not bring its own.
@@ -134,6 +146,11 @@ impl Default for JobStoreConfig {
             jobs_max: 1_000_000,
             retain_for: Span::from_secs(3_600),
             retained_max: 100_000,
+            retained_bytes_max: 1 << 30,
+            idempotency_for: Span::from_secs(86_400),
+            idempotency_keys_max: 1_000_000,
+            idempotency_free_failed: false,
+            idempotency_free_cancelled: false,
             payload_len_max: 10_485_760,
             timeouts: Timeouts::NONE,
             seed: 0,
@@ -141,47 +158,50 @@ impl Default for JobStoreConfig {
     }
 }
 
+macro_rules! setters {
+    ($($(#[$doc:meta])* $field:ident: $type:ty),+ $(,)?) => {
+        $($(#[$doc])*
+        #[must_use]
+        pub const fn $field(mut self, $field: $type) -> Self {
+            self.$field = $field;
+            self
+        })+
+    };
+}
+
 impl JobStoreConfig {
-    /// Sets [`JobStoreConfig::jobs_max`].
-    #[must_use]
-    pub const fn jobs_max(mut self, jobs_max: u32) -> Self {
-        self.jobs_max = jobs_max;
-        self
+    setters! {
+        /// Sets [`JobStoreConfig::jobs_max`].
+        jobs_max: u32,
+        /// Sets [`JobStoreConfig::retain_for`].
+        retain_for: Span,
+        /// Sets [`JobStoreConfig::retained_max`].
+        retained_max: u32,
+        /// Sets [`JobStoreConfig::retained_bytes_max`].
+        retained_bytes_max: u64,
+        /// Sets [`JobStoreConfig::idempotency_for`].
+        idempotency_for: Span,
+        /// Sets [`JobStoreConfig::idempotency_keys_max`].
+        idempotency_keys_max: u32,
+        /// Sets [`JobStoreConfig::idempotency_free_failed`].
+        idempotency_free_failed: bool,
+        /// Sets [`JobStoreConfig::idempotency_free_cancelled`].
+        idempotency_free_cancelled: bool,
+        /// Sets [`JobStoreConfig::payload_len_max`].
+        payload_len_max: u32,
+        /// Sets [`JobStoreConfig::timeouts`].
+        timeouts: Timeouts,
+        /// Sets [`JobStoreConfig::seed`].
+        seed: u64,
     }
 
-    /// Sets [`JobStoreConfig::retain_for`].
-    #[must_use]
-    pub const fn retain_for(mut self, retain_for: Span) -> Self {
-        self.retain_for = retain_for;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::retained_max`].
-    #[must_use]
-    pub const fn retained_max(mut self, retained_max: u32) -> Self {
-        self.retained_max = retained_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::payload_len_max`].
-    #[must_use]
-    pub const fn payload_len_max(mut self, payload_len_max: u32) -> Self {
-        self.payload_len_max = payload_len_max;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::timeouts`].
-    #[must_use]
-    pub const fn timeouts(mut self, timeouts: Timeouts) -> Self {
-        self.timeouts = timeouts;
-        self
-    }
-
-    /// Sets [`JobStoreConfig::seed`].
-    #[must_use]
-    pub const fn seed(mut self, seed: u64) -> Self {
-        self.seed = seed;
-        self
+    fn keys(&self) -> KeyLimits {
+        KeyLimits {
+            keep_for: self.idempotency_for,
+            keys_max: self.idempotency_keys_max,
+            free_failed: self.idempotency_free_failed,
+            free_cancelled: self.idempotency_free_cancelled,
+        }
     }
 }
 
@@ -216,11 +236,11 @@ impl<'a> NewJob<'a> {
 impl JobStore {
     /// An empty store. Any configuration can be: a maximum of 0 keeps nothing.
     pub fn new(config: JobStoreConfig, now: Timestamp) -> Self {
-        let JobStoreConfig { retain_for, retained_max, timeouts, seed, .. } = config;
-        let clock = Clock::new(now);
+        let JobStoreConfig { retain_for, retained_max, retained_bytes_max, timeouts, seed, .. } = config;
+        let (clock, keys) = (Clock::new(now), config.keys());
         Self {
             config,
-            table: JobTable::new(TableLimits { retain_for, retained_max, timeouts, seed }),
+            table: JobTable::new(TableLimits { retain_for, retained_max, retained_bytes_max, keys, timeouts, seed }),
             customers: Registry::of_part("customers", u32::MAX, seed),
             clock,
             now: clock.now(),
@@ -241,16 +261,15 @@ impl JobStore {
             Some(key) => {
                 check_name("idempotency_key", key, NAME_LEN_MAX)?;
                 let fingerprint = Blake2b::<U16>::digest(job.payload.as_bytes()).into();
-                Some(Idempotency { key: Box::from(key), fingerprint })
+                Some(Idempotency { address: self.table.keys.address(job.customer, key), fingerprint })
             }
         };
-        let known = self.customers.find(job.customer);
-        let same = idempotency.as_ref().zip(known).and_then(|(own, customer)| self.table.find_key(customer, &own.key));
-        if let Some(slot) = same {
-            let stored = &self.table[slot];
-            let equal = stored.idempotency() == idempotency.as_ref();
-            return if equal { Ok(stored.id) } else { Err(SubmitError::IdempotencyConflict { job: stored.id }) };
+        if let Some((own, known)) = idempotency.and_then(|own| Some((own, self.table.keys.get(own.address)?))) {
+            let job = known.job;
+            let equal = known.fingerprint == own.fingerprint;
+            return if equal { Ok(job) } else { Err(SubmitError::IdempotencyConflict { job }) };
         }
+        let known = self.customers.find(job.customer);
         if self.table.find(job.id).is_some() {
             return Err(SubmitError::DuplicateJob { job: job.id });
         }
@@ -398,10 +417,9 @@ impl JobStore {
         })
     }
 
-    /// The job a customer inserted under an idempotency key.
+    /// The job a customer inserted under an idempotency key. The key may have outlived the job's record.
     pub fn by_key(&self, customer: &str, key: &str) -> Option<JobId> {
-        let slot = self.table.find_key(self.customers.find(customer)?, key)?;
-        Some(self.table[slot].id)
+        self.table.find_key(customer, key).map(|entry| entry.job)
     }
 
     /// How many known jobs are in a state.
@@ -441,6 +459,7 @@ impl JobStore {
             handled += 1;
         }
         self.now = target;
+        self.table.keys.expire(target);
         handled
     }
 
@@ -498,6 +517,7 @@ impl JobStore {
         while let Some(oldest) = self.table.surplus() {
             self.forget(oldest);
         }
+        self.table.keys.drop_surplus();
     }
 
     fn forget(&mut self, slot: u32) {
@@ -539,175 +559,4 @@ impl JobStore {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::string::ToString;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::coded::Coded;
-
-    fn at(secs: u64) -> Timestamp {
-        Timestamp::from_secs(secs)
-    }
-
-    fn store(config: JobStoreConfig) -> JobStore {
-        JobStore::new(config, at(0))
-    }
-
-    fn id(n: u128) -> JobId {
-        JobId::from_entropy(n)
-    }
-
-    #[derive(Clone, Debug)]
-    enum Op {
-        Insert(u8),
-        Start(u8),
-        Complete(u8, u32),
-        Fail(u8, u32),
-        Requeue(u8, u32),
-        Cancel(u8),
-        Delete(u8),
-    }
-
-    fn op() -> impl Strategy<Value = Op> {
-        let (job, attempt) = (0..6_u8, 0..4_u32);
-        prop_oneof![
-            2 => job.clone().prop_map(Op::Insert),
-            3 => job.clone().prop_map(Op::Start),
-            2 => (job.clone(), attempt.clone()).prop_map(|(job, attempt)| Op::Complete(job, attempt)),
-            1 => (job.clone(), attempt.clone()).prop_map(|(job, attempt)| Op::Fail(job, attempt)),
-            2 => (job.clone(), attempt).prop_map(|(job, attempt)| Op::Requeue(job, attempt)),
-            1 => job.clone().prop_map(Op::Cancel),
-            1 => job.prop_map(Op::Delete),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn a_job_moves_only_as_its_table_says_and_only_by_its_present_attempt(ops in prop::collection::vec(op(), 1..200)) {
-            let mut store = store(JobStoreConfig::default());
-            let mut model: BTreeMap<u8, (JobState, u32)> = BTreeMap::new();
-            let failure = || JobFailure { class: FailureClass::Backend, message: "x".into(), retriable: false };
-            for op in ops {
-                let (job, event, attempt) = match op {
-                    Op::Insert(job) => {
-                        let known = model.contains_key(&job);
-                        prop_assert_eq!(store.insert(at(1), NewJob::new(id(job.into()), "acme")).is_err(), known);
-                        model.entry(job).or_insert((JobState::Queued, 0));
-                        continue;
-                    }
-                    Op::Start(job) => (job, JobEvent::Lease, None),
-                    Op::Complete(job, attempt) => (job, JobEvent::Succeed, Some(attempt)),
-                    Op::Fail(job, attempt) => (job, JobEvent::Fail, Some(attempt)),
-                    Op::Requeue(job, attempt) => (job, JobEvent::Requeue, Some(attempt)),
-                    Op::Cancel(job) => (job, JobEvent::Cancel, None),
-                    Op::Delete(job) => (job, JobEvent::Forget, None),
-                };
-                let before = model.get(&job).copied();
-                let allowed = before.and_then(|(state, present)| {
-                    state.after(event).filter(|_| attempt.is_none_or(|attempt| attempt == present))
-                });
-                let (name, number) = (id(job.into()), attempt.unwrap_or(0));
-                let result = match event {
-                    JobEvent::Lease => store.start(at(1), name).map(|_| ()),
-                    JobEvent::Succeed => store.complete(at(1), name, number, Output::url("x")),
-                    JobEvent::Fail => store.fail(at(1), name, number, failure()),
-                    JobEvent::Requeue => store.requeue(at(1), name, number),
-                    JobEvent::Cancel => store.cancel(at(1), name),
-                    JobEvent::Forget => store.delete(at(1), name),
-                };
-                prop_assert_eq!(result.is_ok(), allowed.is_some(), "{:?} of {:?}", event, before);
-                match (allowed, before) {
-                    (Some(_), _) if event == JobEvent::Forget => _ = model.remove(&job),
-                    (Some(state), Some((_, present))) => {
-                        _ = model.insert(job, (state, present + u32::from(event == JobEvent::Lease)));
-                    }
-                    _ => {}
-                }
-                store.check_invariants();
-                for job in 0..6 {
-                    let told = store.get(id(job.into())).map(|job| (job.state, job.attempt));
-                    prop_assert_eq!(told, model.get(&job).copied());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn the_four_clocks_run_out_at_their_instant_and_not_before() {
-        let span = |secs| Some(Span::from_secs(secs));
-        let none = Timeouts::NONE;
-        let waiting = [
-            (Timeouts { queue: span(5), ..none }, CancelReason::QueueTimeout),
-            (Timeouts { start: span(5), ..none }, CancelReason::StartTimeout),
-            (Timeouts { total: span(5), ..none }, CancelReason::TotalTimeout),
-        ];
-        let last = Timestamp::from_nanos(at(5).as_nanos() - 1);
-        for (timeouts, reason) in waiting {
-            let mut store = store(JobStoreConfig::default());
-            store.insert(at(0), NewJob::new(id(1), "acme").timeouts(timeouts)).unwrap();
-            assert_eq!(store.next_deadline(), Some(at(5)));
-            assert_eq!(store.handle_timeout(last), 0);
-            assert_eq!(store.handle_timeout(at(5)), 1);
-            assert_eq!(store.get(id(1)).unwrap().outcome, Some(Outcome::Cancelled(reason)));
-        }
-        let mut store = store(JobStoreConfig::default().timeouts(Timeouts { run: span(5), ..none }));
-        store.insert(at(0), NewJob::new(id(1), "acme")).unwrap();
-        assert_eq!(store.next_deadline(), None);
-        store.start(at(0), id(1)).unwrap();
-        assert_eq!(store.handle_timeout(last), 0);
-        assert_eq!(store.handle_timeout(at(9)), 1);
-        let job = store.get(id(1)).unwrap();
-        assert_eq!((job.state, job.finished), (JobState::Error, Some(at(5))));
-    }
-
-    #[test]
-    fn a_clock_runs_out_when_it_has_lasted_after_any_step_of_the_hosts() {
-        let span = |secs| Some(Span::from_secs(secs));
-        for (made, stepped) in [(1_000_028_800, 1_000_000_030), (1_000_000_000, 0), (1_000_000_000, 999_999_999)] {
-            let mut store = JobStore::new(JobStoreConfig::default(), at(made));
-            let timeouts = Timeouts { queue: span(30), ..Timeouts::NONE };
-            store.insert(at(made), NewJob::new(id(1), "acme").timeouts(timeouts)).unwrap();
-            assert_eq!(store.handle_timeout(at(stepped)), 0);
-            assert_eq!(store.next_deadline(), Some(at(stepped + 30)));
-            assert_eq!(store.handle_timeout(at(stepped + 29)), 0);
-            assert_eq!(store.handle_timeout(at(stepped + 30)), 1);
-            assert_eq!(store.get(id(1)).unwrap().finished, Some(at(stepped + 30)));
-        }
-        let mut store = JobStore::new(JobStoreConfig::default(), Timestamp::MAX);
-        let timeouts = Timeouts { queue: span(30), ..Timeouts::NONE };
-        store.insert(at(5), NewJob::new(id(1), "acme").timeouts(timeouts)).unwrap();
-        assert_eq!((store.handle_timeout(at(34)), store.handle_timeout(at(35))), (0, 1));
-    }
-
-    #[test]
-    fn ended_jobs_leave_at_their_time_or_when_they_are_too_many() {
-        let mut store = store(JobStoreConfig::default().retain_for(Span::from_secs(10)).retained_max(2));
-        for n in 1..=3 {
-            store.insert(at(n), NewJob::new(id(n.into()), "acme").idempotency_key(&n.to_string())).unwrap();
-            store.cancel(at(n), id(n.into())).unwrap();
-        }
-        assert_eq!((store.get(id(1)), store.count(JobState::Cancelled)), (None, 2));
-        assert_eq!(store.by_key("acme", "1"), None);
-        assert_eq!(store.next_deadline(), Some(at(12)));
-        store.handle_timeout(at(12));
-        assert_eq!((store.get(id(2)), store.get(id(3)).is_some()), (None, true));
-        store.handle_timeout(at(13));
-        store.check_invariants();
-        assert_eq!(store.customers.len(), 0);
-    }
-
-    #[test]
-    fn equal_keys_are_one_job_and_another_payload_is_a_conflict() {
-        let mut store = store(JobStoreConfig::default().jobs_max(1));
-        let job = |n, payload: &'static str| NewJob::new(id(n), "acme").payload(payload).idempotency_key("k");
-        assert_eq!(store.insert(at(0), job(1, "a")), Ok(id(1)));
-        assert_eq!(store.insert(at(0), job(2, "a")), Ok(id(1)));
-        assert_eq!(store.insert(at(0), job(2, "b")), Err(SubmitError::IdempotencyConflict { job: id(1) }));
-        let full = store.insert(at(0), NewJob::new(id(3), "other")).unwrap_err();
-        assert_eq!((full.number(), full.field()), (301, Some("jobs")));
-        assert_eq!(store.customers.len(), 1);
-    }
-}
+mod tests;

@@ -14,6 +14,7 @@ use core::ops::{Index, IndexMut};
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::keys::{Idempotency, KeyEntry, KeyLimits, KeyTable};
 use super::{JobFailure, JobState, Outcome, Payload, Priority, Task, Timeouts};
 use crate::hashing::KeyHasher;
 use crate::id::JobId;
@@ -160,14 +161,6 @@ impl Earlier {
     }
 }
 
-/// A customer's promise that equal keys are the same job.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub(crate) struct Idempotency {
-    pub(crate) key: Box<str>,
-    /// Hash of what was submitted under it.
-    pub(crate) fingerprint: [u8; 16],
-}
-
 /// Absolute deadlines of a job in its present state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Deadlines {
@@ -183,6 +176,9 @@ pub(crate) struct TableLimits {
     pub(crate) retain_for: Span,
     /// And at most so many.
     pub(crate) retained_max: u32,
+    /// With so many bytes of outputs and failure messages.
+    pub(crate) retained_bytes_max: u64,
+    pub(crate) keys: KeyLimits,
     pub(crate) timeouts: Timeouts,
     pub(crate) seed: u64,
 }
@@ -191,8 +187,10 @@ pub(crate) struct TableLimits {
 pub(crate) struct JobTable {
     records: Records,
     index: HashTable<u32>,
-    idempotency: HashTable<u32>,
+    pub(crate) keys: KeyTable,
     counts: [u32; 5],
+    /// Bytes of outcomes that are kept.
+    retained_bytes: u64,
     /// Whether a record left since the front of the ended ones was last looked at.
     removed: bool,
     pub(crate) timers: Timers,
@@ -250,8 +248,26 @@ impl Job {
         }
     }
 
-    pub(crate) fn idempotency(&self) -> Option<&Idempotency> {
-        self.extra.as_ref().and_then(|extra| extra.idempotency.as_ref())
+    pub(crate) fn idempotency(&self) -> Option<Idempotency> {
+        self.extra.as_ref().and_then(|extra| extra.idempotency)
+    }
+
+    /// Bytes of its output or failure message.
+    fn outcome_len(&self) -> u64 {
+        match self.outcome() {
+            Some(Outcome::Complete(output)) => output.len() as u64,
+            Some(Outcome::Error(failure)) => failure.message.len() as u64,
+            Some(Outcome::Cancelled(_)) | None => 0,
+        }
+    }
+
+    /// Whether its key is free again, now that it has ended.
+    fn frees_key(&self, limits: KeyLimits) -> bool {
+        match self.hot.state {
+            JobState::Error => limits.free_failed,
+            JobState::Cancelled => limits.free_cancelled,
+            JobState::Queued | JobState::Running | JobState::Complete => false,
+        }
     }
 
     /// Whether the record left and only its gap is still in line: an ended job has an outcome.
@@ -303,8 +319,9 @@ impl JobTable {
         Self {
             records: Records { live: Slab::new(), ended: VecDeque::new(), passed: 0 },
             index: HashTable::new(),
-            idempotency: HashTable::new(),
+            keys: KeyTable::new(limits.keys, limits.seed),
             counts: [0; 5],
+            retained_bytes: 0,
             removed: false,
             timers: Timers::new(),
             hasher: KeyHasher::new(limits.seed),
@@ -316,13 +333,16 @@ impl JobTable {
         self.index.find(self.hasher.hash(&id), |slot| self.records[*slot].id == id).copied()
     }
 
-    pub(crate) fn find_key(&self, customer: u32, key: &str) -> Option<u32> {
-        let hash = self.hasher.hash(&(customer, key));
-        let found = self.idempotency.find(hash, |slot| {
-            let job = &self.records[*slot];
-            job.customer == customer && job.idempotency().is_some_and(|own| &*own.key == key)
-        });
-        found.copied()
+    /// What a customer's key stands for; its job's record may have left.
+    pub(crate) fn find_key(&self, customer: &str, key: &str) -> Option<&KeyEntry> {
+        self.keys.find(customer, key)
+    }
+
+    /// Makes room for so many more jobs.
+    pub(crate) fn reserve(&mut self, jobs: usize) {
+        let Self { records, index, hasher, .. } = self;
+        records.live.reserve(jobs);
+        index.reserve(jobs, |slot| hasher.hash(&records[*slot].id));
     }
 
     /// Adds a job whose id and idempotency key are not there yet.
@@ -330,6 +350,9 @@ impl JobTable {
         debug_assert!(self.find(job.id).is_none(), "a job id stands for one job");
         self.counts[job.hot.state as usize] += 1;
         // Memory ends long before 2^31 live jobs.
+        if let Some(own) = job.idempotency().filter(|_| !job.hot.state.is_terminal()) {
+            self.keys.add(own, job.id);
+        }
         let slot = self.records.live.insert(job) as u32;
         self.enter(slot);
         slot
@@ -337,15 +360,12 @@ impl JobTable {
 
     /// Makes a record be found.
     fn enter(&mut self, slot: u32) {
-        let Self { records, index, idempotency, hasher, .. } = self;
-        let job = &records[slot];
-        index.insert_unique(hasher.hash(&job.id), slot, |slot| hasher.hash(&records[*slot].id));
-        if let Some(hash) = hash_key(hasher, job) {
-            idempotency.insert_unique(hash, slot, |slot| hash_key(hasher, &records[*slot]).unwrap_or(0));
-        }
+        let Self { records, index, hasher, .. } = self;
+        index.insert_unique(hasher.hash(&records[slot].id), slot, |slot| hasher.hash(&records[*slot].id));
     }
 
-    /// Takes a job's record out. An ended one leaves a gap, which closes when it comes to the front.
+    /// Takes a job's record out. An ended one leaves a gap, which closes when it comes to the front, and its key stays; the
+    /// key of one that lives goes with it.
     pub(crate) fn remove(&mut self, slot: u32) -> Option<Job> {
         let job = if slot < ENDED {
             self.records.live.try_remove(slot as usize)?
@@ -359,14 +379,14 @@ impl JobTable {
         if let Ok(entry) = self.index.find_entry(hash, |other| *other == slot) {
             entry.remove();
         }
-        if let Some(hash) = hash_key(&self.hasher, &job) {
-            if let Ok(entry) = self.idempotency.find_entry(hash, |other| *other == slot) {
-                entry.remove();
-            }
-        }
         self.counts[job.hot.state as usize] -= 1;
         if slot < ENDED {
             self.timers.disarm(slot);
+            if let Some(own) = job.idempotency() {
+                self.keys.remove(own.address);
+            }
+        } else {
+            self.retained_bytes -= job.outcome_len();
         }
         self.removed = true;
         Some(job)
@@ -376,6 +396,7 @@ impl JobTable {
     pub(crate) fn unremove(&mut self, slot: u32, job: Job) {
         debug_assert!(self.records[slot].has_left(), "its gap is still there");
         self.counts[job.hot.state as usize] += 1;
+        self.retained_bytes += job.outcome_len();
         self.records[slot] = job;
         self.enter(slot);
     }
@@ -388,11 +409,16 @@ impl JobTable {
         job.hot = hot;
     }
 
-    /// Keeps an ended job until its time is over. It is moved and has another number from now on.
+    /// Keeps an ended job until its time is over, and its key until that's is. It is moved and has another number from now
+    /// on.
     pub(crate) fn retain(&mut self, slot: u32) {
         let number = self.records.number(self.records.ended.len());
         if let Some(job) = self.records.live.try_remove(slot as usize) {
             self.renumber(&job, slot, number);
+            if let Some(own) = job.idempotency() {
+                self.keys.end(own.address, job.hot.since, job.frees_key(self.limits.keys));
+            }
+            self.retained_bytes += job.outcome_len();
             self.records.ended.push_back(job);
         }
     }
@@ -403,6 +429,10 @@ impl JobTable {
         let number = self.records.number(self.records.ended.len());
         let slot = self.records.live.vacant_key() as u32;
         self.renumber(&job, number, slot);
+        if let Some(own) = job.idempotency() {
+            self.keys.unend(own, job.id, job.frees_key(self.limits.keys));
+        }
+        self.retained_bytes -= job.outcome_len();
         self.records.live.insert(job);
         Some(slot)
     }
@@ -410,11 +440,6 @@ impl JobTable {
     fn renumber(&mut self, job: &Job, old: u32, new: u32) {
         if let Some(entry) = self.index.find_mut(self.hasher.hash(&job.id), |slot| *slot == old) {
             *entry = new;
-        }
-        if let Some(hash) = hash_key(&self.hasher, job) {
-            if let Some(entry) = self.idempotency.find_mut(hash, |slot| *slot == old) {
-                *entry = new;
-            }
         }
     }
 
@@ -428,7 +453,9 @@ impl JobTable {
     /// The ended job that has to make room, while more are kept than may be.
     #[inline]
     pub(crate) fn surplus(&self) -> Option<u32> {
-        (self.terminal() > self.limits.retained_max).then(|| self.records.number(0))
+        let surplus =
+            self.terminal() > self.limits.retained_max || self.retained_bytes > self.limits.retained_bytes_max;
+        surplus.then(|| self.records.number(0))
     }
 
     /// Ended jobs that are kept, the first to leave first.
@@ -480,7 +507,7 @@ impl JobTable {
     pub(crate) fn memory_bytes(&self) -> usize {
         (self.records.live.capacity() + self.records.ended.capacity()) * size_of::<Job>()
             + self.index.allocation_size()
-            + self.idempotency.allocation_size()
+            + self.keys.memory_bytes()
     }
 
     /// Closes the gap at the front that removed records leave, so that the front tells the truth.
@@ -509,10 +536,6 @@ impl IndexMut<u32> for JobTable {
     }
 }
 
-fn hash_key(hasher: &KeyHasher, job: &Job) -> Option<u64> {
-    job.idempotency().map(|own| hasher.hash(&(job.customer, &*own.key)))
-}
-
 /// Numbers from here on are those of ended jobs.
 const ENDED: u32 = 1 << 31;
 
@@ -525,16 +548,24 @@ pub(crate) const NO_LEASE: u32 = u32::MAX;
 #[cfg(any(test, feature = "testing"))]
 impl JobTable {
     pub(crate) fn check_invariants(&self) {
-        let mut counts = [0; 5];
+        let (mut counts, mut keys) = ([0; 5], 0);
         for (slot, job) in self.iter() {
             counts[job.hot.state as usize] += 1;
             assert_eq!(self.find(job.id), Some(slot), "a job is found by its id");
-            if let Some(own) = job.idempotency() {
-                assert_eq!(self.find_key(job.customer, &own.key), Some(slot), "a job is found by its key");
+            if let Some(own) = job.idempotency().filter(|_| slot < ENDED) {
+                assert_eq!(
+                    self.keys.get(own.address).map(|entry| entry.job),
+                    Some(job.id),
+                    "a job is found by its key"
+                );
+                keys += 1;
             }
             assert_eq!(job.hot.state.is_terminal(), job.outcome().is_some(), "an outcome exactly at the end");
             assert_eq!(job.hot.state == JobState::Running, job.hot.lease != NO_LEASE, "a lease exactly while running");
         }
+        self.keys.check_invariants(keys);
+        let bytes: u64 = self.retained().map(|(_, job)| job.outcome_len()).sum();
+        assert_eq!(bytes, self.retained_bytes, "outcomes sum to bytes");
         assert_eq!(counts, self.counts, "states sum to jobs");
         assert_eq!(self.index.len(), self.iter().count());
         assert!(self.records.live.iter().all(|(_, job)| !job.hot.state.is_terminal()), "ended jobs are in line");

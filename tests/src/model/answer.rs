@@ -77,6 +77,7 @@ pub(crate) struct Bill {
 pub(crate) struct Corrects {
     pub(crate) number: u64,
     pub(crate) lease: u64,
+    pub(crate) revision: u32,
     pub(crate) at: u64,
     pub(crate) usage: u64,
     pub(crate) absorbed: u64,
@@ -201,6 +202,7 @@ fn bill(own: &Settlement) -> Bill {
         corrects: own.correction.map(|own| Corrects {
             number: own.corrects,
             lease: own.lease.as_u64(),
+            revision: own.revision,
             at: own.at.as_nanos(),
             usage: own.usage_credit.as_nanos(),
             absorbed: own.absorbed_credit.as_nanos(),

@@ -22,9 +22,10 @@ impl Model {
             self.check_job(job, &view);
             assert_eq!(gateway.position(id), self.position(job), "position of {id}");
             assert_eq!(gateway.explain(id), self.explain(job), "why {id} waits");
-            if let Some((key, _)) = &job.key {
-                assert_eq!(gateway.job_by_key(&job.customer, key), Some(id), "{id} by its key");
-            }
+        }
+        for (customer, key) in customers.iter().flat_map(|name| ["k1", "k2", "k3"].map(|key| (name, key))) {
+            let own = self.promise(customer, key).map(|own| JobId::from_entropy(own.job));
+            assert_eq!(gateway.job_by_key(customer, key), own, "{key} of {customer}");
         }
         let views = gateway.backends();
         assert_eq!(views.len(), self.backends.len(), "backends");

@@ -321,6 +321,7 @@ impl Model {
                 granted: lease.granted,
                 ended: self.now,
                 gpus,
+                corrections: 0,
                 bill: None,
             });
         }

@@ -22,7 +22,7 @@ use libgateway::{
 
 use answer::{Answer, error};
 use money::{Spent, Tokens};
-use parts::{Breaker, Customer, End, Fingerprint, Hold, Job, Model, Phase, Way, Worker};
+use parts::{Breaker, Customer, End, Fingerprint, Hold, Job, Model, Phase, Promise, Way, Worker};
 
 /// What a transaction as data is made of, on both of its levels.
 enum Group<'c, T> {
@@ -189,13 +189,9 @@ impl Model {
         }
         let (room, same) = (waiting_room(&submit.route), fingerprint(submit));
         if let Some(key) = &submit.idempotency_key {
-            let known = self
-                .jobs
-                .iter()
-                .find(|job| job.customer == *submit.customer && job.key.as_ref().is_some_and(|(own, _)| own == key));
-            if let Some(job) = known {
-                let equal = job.key.as_ref().is_some_and(|(_, own)| *own == same);
-                return if equal { Answer::Submitted(job.id) } else { error(401, "idempotency_key") };
+            if let Some(known) = self.promise(&submit.customer, key) {
+                let equal = known.same == same;
+                return if equal { Answer::Submitted(known.job) } else { error(401, "idempotency_key") };
             }
         }
         if self.route(&room).is_none() && !self.is_served(&submit.route) {
@@ -232,6 +228,15 @@ impl Model {
         Answer::Submitted(submit.id.as_u128())
     }
 
+    /// What a customer's key stands for now.
+    pub(crate) fn promise(&self, customer: &str, key: &str) -> Option<&Promise> {
+        let lasts = self.config.idempotency_for.as_nanos();
+        let over =
+            |own: &&Promise| own.ended.saturating_add(lasts) <= self.now && own.ended.saturating_add(lasts) < u64::MAX;
+        let kept = self.kept_keys.iter().filter(|own| !over(own));
+        self.keys.iter().chain(kept).find(|own| own.customer == customer && own.key == key)
+    }
+
     fn accept(&mut self, submit: &Submit<'_>, route: String, same: Fingerprint) {
         let (own, default) = (submit.timeouts, self.config.timeouts);
         let clocks = [
@@ -240,6 +245,10 @@ impl Model {
             own.run.or(default.run),
             own.total.or(default.total),
         ];
+        if let Some(key) = &submit.idempotency_key {
+            let (customer, key, job) = (submit.customer.to_string(), key.to_string(), submit.id.as_u128());
+            self.keys.push(Promise { customer, key, same, job, ended: 0 });
+        }
         self.jobs.push(Job {
             id: submit.id.as_u128(),
             customer: submit.customer.to_string(),
@@ -250,7 +259,6 @@ impl Model {
             estimate: submit.estimate.map_or(0, libgateway::GpuNanos::as_nanos),
             tokens: submit.tokens,
             affinity: submit.affinity.as_ref().map(ToString::to_string),
-            key: submit.idempotency_key.as_ref().map(|key| (key.to_string(), same)),
             timeouts: clocks.map(|clock| clock.map(|span| span.as_nanos())),
             created: self.now,
             sequence: self.next_sequence,

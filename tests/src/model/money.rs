@@ -4,7 +4,7 @@ use libgateway::{EventKind, GpuNanos, JobId, JobState, Payer, PriceBook, RateLim
 
 use super::answer::{Answer, Bill, Corrects, error};
 use super::lease::check_shape;
-use super::parts::{Book, Customer, End, Hold, Job, Late, Model};
+use super::parts::{Book, Customer, End, Hold, Job, Late, Model, Promise};
 
 /// A rate limit; levels are tokens times `per`, so that each nanosecond brings a whole number of them.
 pub(crate) struct Tokens {
@@ -234,6 +234,17 @@ impl Model {
             self.outbox.bills.push(bill);
         }
         self.ended.push(id);
+        if let Some(at) = self.keys.iter().position(|own| own.job == id) {
+            let promise = self.keys.remove(at);
+            let free = match state {
+                JobState::Error => self.config.idempotency_free_failed,
+                JobState::Cancelled => self.config.idempotency_free_cancelled,
+                _ => false,
+            };
+            if !free {
+                self.kept_keys.push(Promise { ended: now, ..promise });
+            }
+        }
         self.emit(EventKind::Ended(JobId::from_entropy(id), state));
         self.wake(&customer);
     }
@@ -278,7 +289,7 @@ impl Model {
                     Err(answer) => return answer,
                 },
             }
-            self.late[place] = new;
+            self.late[place] = Late { corrections: old.corrections + u32::from(number.is_some()), ..new };
             if capped {
                 self.tell_capped(old.job, reported, billed);
             }
@@ -341,6 +352,7 @@ impl Model {
             corrects: Some(Corrects {
                 number: bill.number,
                 lease: old.lease,
+                revision: old.corrections + 1,
                 at: self.now,
                 usage: part(less, true),
                 absorbed: part(less, false),

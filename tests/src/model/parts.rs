@@ -34,6 +34,9 @@ pub(crate) struct Model {
     pub(crate) woken: Vec<String>,
     /// Ended jobs in order of their end.
     pub(crate) ended: Vec<u128>,
+    /// Idempotency keys: those of jobs that live, and those of ended ones in order of their end.
+    pub(crate) keys: Vec<Promise>,
+    pub(crate) kept_keys: Vec<Promise>,
     pub(crate) book: Book,
     pub(crate) outbox: Outbox,
     pub(crate) events: VecDeque<(u64, u64, EventKind)>,
@@ -53,6 +56,17 @@ pub(crate) struct Model {
 /// Route, lane and payload.
 pub(crate) type Fingerprint = (String, u8, Vec<u8>);
 
+/// A customer's key, and the job it stands for.
+#[derive(Clone, Debug)]
+pub(crate) struct Promise {
+    pub(crate) customer: String,
+    pub(crate) key: String,
+    pub(crate) same: Fingerprint,
+    pub(crate) job: u128,
+    /// When the job ended, if it has.
+    pub(crate) ended: u64,
+}
+
 #[derive(Clone, Debug)]
 pub(crate) struct Job {
     pub(crate) id: u128,
@@ -64,8 +78,6 @@ pub(crate) struct Job {
     pub(crate) estimate: u64,
     pub(crate) tokens: u64,
     pub(crate) affinity: Option<String>,
-    /// Key, and what has to be the same under it.
-    pub(crate) key: Option<(String, Fingerprint)>,
     /// Queue, start, run, total.
     pub(crate) timeouts: [Option<u64>; 4],
     pub(crate) created: u64,
@@ -161,6 +173,8 @@ pub(crate) struct Late {
     pub(crate) ended: u64,
     /// GPUs of its backend.
     pub(crate) gpus: u32,
+    /// How many entries correct it.
+    pub(crate) corrections: u32,
     /// The first settlement of its job.
     pub(crate) bill: Option<Bill>,
 }
@@ -303,6 +317,8 @@ impl Model {
             virtual_time: Vec::new(),
             woken: Vec::new(),
             ended: Vec::new(),
+            keys: Vec::new(),
+            kept_keys: Vec::new(),
             book: Book { version: 0, currency: "USD".to_owned(), prices: Vec::new() },
             outbox: Outbox { fresh: 1, next_number: 1, ..Outbox::default() },
             events: VecDeque::new(),

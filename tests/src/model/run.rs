@@ -45,7 +45,7 @@ impl Twin {
         let reply = match op {
             Op::Command(now, command) => {
                 let answer = self.model.apply(now, &command);
-                let reply = self.gateway.apply(Entry { now: Timestamp::from_nanos(now), command });
+                let reply = self.gateway.apply(Entry::new(Timestamp::from_nanos(now), command));
                 if self.loud {
                     println!("  -> {reply:?}");
                 }
@@ -57,7 +57,7 @@ impl Twin {
                 None
             }
             Op::Restore => {
-                let copy = Gateway::restore(&self.gateway.snapshot()).unwrap();
+                let copy = Gateway::replica(&self.gateway.snapshot()).unwrap();
                 assert_eq!(copy.digest(), self.gateway.digest(), "a restored gateway has the same state");
                 self.gateway = copy;
                 self.model.events.clear();
@@ -85,7 +85,7 @@ impl Twin {
     fn abort(&mut self, now: u64, leaves: &[Leaf<'static>]) {
         // What is due happens before, and stays.
         let answer = self.model.apply(now, &Command::Advance {});
-        let reply = self.gateway.apply(Entry { now: Timestamp::from_nanos(now), command: Command::Advance {} });
+        let reply = self.gateway.apply(Entry::new(Timestamp::from_nanos(now), Command::Advance {}));
         assert_eq!(told(&reply), answer, "reply (left) and model (right)");
         let more = matches!(answer, Answer::Advanced { more: true, .. });
         let before = self.gateway.snapshot_json();

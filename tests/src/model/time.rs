@@ -232,14 +232,28 @@ impl Model {
         }
     }
 
+    /// Bytes of outputs and failure messages.
+    fn kept_bytes(&self) -> usize {
+        let len = |job: &super::parts::Job| match &job.end {
+            Some(End::Complete(output)) => output.len(),
+            Some(End::Error(fault)) => fault.message.len(),
+            _ => 0,
+        };
+        self.jobs.iter().map(len).sum()
+    }
+
     /// The end of every command: what nothing refers to any more is let go.
     pub(crate) fn tidy(&mut self) {
         let (now, billing) = (self.now, self.config.billing);
         self.late.retain(|own| own.ended.saturating_add(billing.late_usage_for.as_nanos()) > now);
         self.late.drain(..self.late.len().saturating_sub(billing.late_usage_max as usize));
-        while self.ended.len() > self.config.retained_max as usize {
+        while self.ended.len() > self.config.retained_max as usize
+            || self.kept_bytes() > self.config.retained_bytes_max as usize
+        {
             self.forget(self.ended[0]);
         }
+        let surplus = self.kept_keys.len().saturating_sub(self.config.idempotency_keys_max as usize);
+        self.kept_keys.drain(..surplus);
         for index in 0..self.customers.len() {
             let idle = self.customers[index].policy.is_none() && !self.refers_to(&self.customers[index].name);
             let leaves = self.now.saturating_add(self.config.customer_idle.as_nanos());

@@ -275,7 +275,7 @@ impl World {
         let reading = self.next_reading();
         let now = Timestamp::from_nanos(reading);
         let silences = self.read_clock(reading, &command);
-        let mut reply = self.gateway.apply(Entry { now, command: self.disguised(&command) });
+        let mut reply = self.gateway.apply(Entry::new(now, self.disguised(&command)));
         if self.loud {
             println!("{:>12} {command:?}\n             -> {reply:?}", self.time - START);
         }
@@ -325,7 +325,7 @@ impl World {
 
     fn restart(&mut self) -> Check {
         let bytes = self.gateway.snapshot();
-        let restored = Gateway::restore(&bytes).map_err(|error| format!("the snapshot is refused: {error}"))?;
+        let restored = Gateway::replica(&bytes).map_err(|error| format!("the snapshot is refused: {error}"))?;
         if restored.digest() != self.gateway.digest() {
             return Err("a restored gateway is another one".to_owned());
         }

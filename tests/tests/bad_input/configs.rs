@@ -92,7 +92,7 @@ fn a_configuration_at_its_limits_works() {
     assert!(rig.gateway.take_settlements(rig.now, u32::MAX).is_some());
     assert_eq!(rig.gateway.next_deadline(), None);
     rig.to(Timestamp::MAX);
-    assert_eq!(Gateway::restore(&rig.gateway.snapshot()).unwrap().digest(), rig.gateway.digest());
+    assert_eq!(Gateway::replica(&rig.gateway.snapshot()).unwrap().digest(), rig.gateway.digest());
 }
 
 #[test]

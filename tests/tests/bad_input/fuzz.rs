@@ -103,7 +103,7 @@ fn step(gateway: &mut Gateway, lines: &mut Lines, place: &Whereabouts, tally: &m
         assert!(text.starts_with('{') && !text.contains('\n'), "{text}");
     }
     if place.number % 4_096 == 0 {
-        let copy = Gateway::restore(&gateway.snapshot()).unwrap();
+        let copy = Gateway::replica(&gateway.snapshot()).unwrap();
         copy.check_invariants();
         assert_eq!(copy.digest(), gateway.digest());
     }

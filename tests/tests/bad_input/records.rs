@@ -22,7 +22,7 @@ fn entries() -> Vec<Entry<'static>> {
         Command::PutBackend(libgateway_tests::kit::flux_model("gpu-1", "dev").label("region", "eu")),
         Command::PutPrices(libgateway::PriceBook::new(1, "EUR").unwrap().price("*", "*", 7).unwrap()),
     ];
-    commands.into_iter().map(|command| Entry { now: START, command }).collect()
+    commands.into_iter().map(|command| Entry::new(START, command)).collect()
 }
 
 #[test]
@@ -112,7 +112,7 @@ fn a_length_that_nobody_could_hold_takes_no_memory() {
     }
     let mut snapshot = Gateway::new(GatewayConfig::default(), Timestamp::EPOCH).unwrap().snapshot();
     snapshot[6..14].copy_from_slice(&u64::MAX.to_le_bytes());
-    assert!(Gateway::restore(&snapshot).is_err());
+    assert!(Gateway::replica(&snapshot).is_err());
     let grown = memory_peak().unwrap() - before;
     assert!(grown < 1 << 30, "the address space grew by {grown} bytes");
 }

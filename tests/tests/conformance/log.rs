@@ -34,7 +34,15 @@ impl Log {
     }
 
     pub(crate) fn give(&mut self, command: Command<'static>) -> Reply {
-        let entry = Entry { now: self.now, command };
+        self.enter(Entry::new(self.now, command))
+    }
+
+    /// Gives a command with its number in the log.
+    pub(crate) fn give_numbered(&mut self, sequence: u64, command: Command<'static>) -> Reply {
+        self.enter(Entry::new(self.now, command).numbered(sequence))
+    }
+
+    fn enter(&mut self, entry: Entry<'static>) -> Reply {
         let told = entry.to_json();
         let reply = self.gateway.apply(entry);
         self.lines.push(format!(r#"{{"entry":{told},"reply":{}}}"#, reply.to_json()));
@@ -84,6 +92,11 @@ impl Log {
         while let Reply::Settlements(Some(taken)) = self.give(Command::TakeSettlements { max: 100 }) {
             self.give(Command::ConfirmSettlements { batch: taken.batch });
         }
+    }
+
+    /// How many commands there were.
+    pub(crate) fn commands(&self) -> u64 {
+        self.gateway.commands()
     }
 
     /// The machine's time and next deadline.

@@ -30,7 +30,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 21] = [
+const THEMES: [Theme; 22] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -44,6 +44,7 @@ const THEMES: [Theme; 21] = [
     ("clock", clock::clock),
     ("cancel", queue::cancel),
     ("idempotency", refusals::idempotency),
+    ("restarts", refusals::restarts),
     ("transactions", refusals::transactions),
     ("bad_input", refusals::bad_input),
     ("settlements", money::settlements),
@@ -55,7 +56,7 @@ const THEMES: [Theme; 21] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 15] = [
+const NEVER_REPLIED: [(u16, &str); 16] = [
     (205, "of a sum or a price by itself"),
     (604, "of the job store by itself"),
     (605, "of the job store by itself"),
@@ -68,6 +69,7 @@ const NEVER_REPLIED: [(u16, &str); 15] = [
     (1203, "of a snapshot"),
     (1204, "of a snapshot"),
     (1205, "of a snapshot"),
+    (1206, "of a snapshot"),
     (1301, "of a text that is no command"),
     (1302, "of bytes that are no command"),
     (1501, "of a shared gateway"),
@@ -118,7 +120,7 @@ fn restarts_in_the_middle_of_a_vector_change_nothing() {
             replay(name, &mut |number, entry, gateway| {
                 let reply = gateway.apply(Entry::from_json(entry).unwrap()).to_json();
                 if number % every == 0 {
-                    *gateway = Gateway::restore(&gateway.snapshot()).unwrap();
+                    *gateway = Gateway::replica(&gateway.snapshot()).unwrap();
                 }
                 reply
             });

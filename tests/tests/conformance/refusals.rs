@@ -2,14 +2,15 @@
 
 use libgateway::{
     Backend, Batch, Command, CustomerPolicy, Failure, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, Leaf,
-    LeaseId, Models, Output, PriceBook, Priority, RateLimit, Route, Span, Step, Timeouts, Usage,
+    LeaseId, Models, Output, PriceBook, Priority, RateLimit, Reply, Route, Span, Step, Timeouts, Usage,
 };
 use libgateway_tests::kit;
 
 use crate::log::Log;
 
 pub(crate) fn idempotency() -> Log {
-    let mut log = Log::new(GatewayConfig::default().retain_for(Span::from_secs(60)));
+    let config = GatewayConfig::default().retain_for(Span::from_secs(60)).idempotency_for(Span::from_secs(120));
+    let mut log = Log::new(config.idempotency_keys_max(3).idempotency_free_cancelled(true));
     log.give(Command::PutBackend(kit::flux("flux-1")));
     let keyed = |number: u128, customer: &'static str| kit::job(number, customer, kit::DEV).idempotency_key("order-17");
     log.submit(keyed(1, "acme").payload("a"));
@@ -23,9 +24,59 @@ pub(crate) fn idempotency() -> Log {
     log.complete(leases[0], Usage::unmeasured());
     log.submit(keyed(8, "acme").payload("a"));
     log.submit(kit::job(1, "acme", kit::DEV));
-    // With its record the key is gone.
+    // The key outlives the record, and goes at its own instant.
     log.wait(61_000);
+    log.submit(keyed(9, "acme").payload("a"));
     log.submit(keyed(9, "acme").payload("b"));
+    log.wait(58_999);
+    log.submit(keyed(9, "acme").payload("b"));
+    log.wait(1);
+    log.submit(keyed(9, "acme").payload("b"));
+    // That of a cancelled job is free again.
+    log.cancel(9);
+    log.submit(keyed(10, "acme").payload("c"));
+    // Of four keys of ended jobs the first to end leaves.
+    for number in 11..15 {
+        log.submit(kit::job(number, "acme", kit::DEV).idempotency_key(format!("order-{number}")));
+    }
+    for lease in log.dispatch_all() {
+        log.complete(lease, Usage::unmeasured());
+    }
+    for number in 11..15 {
+        log.submit(kit::job(20 + number, "acme", kit::DEV).idempotency_key(format!("order-{number}")));
+    }
+    log
+}
+
+/// A gateway that goes on three times, and a tail of its log that is applied twice.
+pub(crate) fn restarts() -> Log {
+    let mut log = Log::new(GatewayConfig::default().lease_for(Span::from_secs(60)));
+    log.give_numbered(1, Command::BeginEpoch { entropy: 7 });
+    log.give_numbered(2, Command::PutBackend(kit::flux("flux-1").slots(2)));
+    for number in 1..6 {
+        log.give_numbered(2 + number as u64, Command::Submit(kit::job(number, "acme", kit::DEV)));
+    }
+    log.give_numbered(7, Command::Submit(kit::job(5, "acme", kit::DEV)));
+    log.give_numbered(9, Command::Advance {});
+    let old = log.dispatch_all();
+    log.complete(old[0], Usage::unmeasured());
+    let Reply::Settlements(Some(taken)) = log.give(Command::TakeSettlements { max: 10 }) else { panic!() };
+    // Two hours later. The worker that is known goes on, what was out comes back, and numbers are others.
+    log.wait(7_200_000);
+    let next = log.commands() + 1;
+    log.give_numbered(next, Command::BeginEpoch { entropy: u64::MAX });
+    log.give(Command::Heartbeat { lease: old[1] });
+    log.give(Command::ConfirmSettlements { batch: taken.batch });
+    log.settle_all();
+    let new = log.dispatch_all();
+    log.complete(old[0], Usage::unmeasured());
+    log.complete(old[1], Usage::unmeasured());
+    log.complete(new[0], Usage::unmeasured());
+    log.give(Command::Heartbeat { lease: LeaseId::from_u64(1) });
+    log.give(Command::Heartbeat { lease: LeaseId::from_u64(new[0].as_u64() + 1) });
+    log.give(Command::BeginEpoch { entropy: 0 });
+    log.dispatch_all();
+    log.settle_all();
     log
 }
 

@@ -4,6 +4,8 @@
 //! `l_f / w_f + l_m / w_m`, the longest job of each by its weight. With several slots what has begun is not known yet, which
 //! adds as much for each of them.
 
+#![allow(clippy::float_arithmetic, reason = "how far apart two customers are is a quotient; nothing is decided by it")]
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::{

@@ -176,7 +176,7 @@ fn compare(rig: &Rig, seed: u64, step: u64) {
         assert_eq!(before, None, "two jobs in one place");
     }
     for (name, expected) in predicted {
-        let gateway = libgateway::Gateway::restore(&rig.gateway.snapshot()).unwrap();
+        let gateway = libgateway::Gateway::replica(&rig.gateway.snapshot()).unwrap();
         let mut copy = Rig { gateway, now: rig.now, checked: false };
         copy.put(libgateway_tests::kit::flux("gpu-1").slots(10_000));
         copy.put(wan("wan-1").slots(10_000));

@@ -148,10 +148,10 @@ fn a_flush_that_dies_after_writing_bills_nobody_twice() {
     rig.gateway.complete(rig.now, lease.id, done(), gpu(1_000)).unwrap();
     rig.gateway.correct_usage(rig.now, lease.id, gpu(900)).unwrap();
     let mut table = BTreeMap::new();
-    for _ in 0..3 {
+    for life in 0..3 {
         let taken = rig.gateway.take_settlements(rig.now, 9).unwrap();
-        table.extend(taken.settlements.into_iter().map(|own| (own.number, own)));
-        rig.gateway = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+        table.extend(taken.settlements.into_iter().map(|own| ((own.epoch, own.number), own)));
+        rig.gateway = Gateway::restore(&rig.gateway.snapshot(), rig.now, life).unwrap();
         rig.pass(secs(61));
     }
     let owed: i128 = table

@@ -221,7 +221,7 @@ fn it_needs_no_record_of_its_job_customer_or_route() {
 fn it_survives_a_restart_with_the_same_digest() {
     let (mut rig, lease) = complete(BillingPolicy::default());
     correct(&mut rig, lease, 2_000);
-    let mut again = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let mut again = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     again.check_invariants();
     assert_eq!(again.digest(), rig.gateway.digest());
     for gateway in [&mut rig.gateway, &mut again] {

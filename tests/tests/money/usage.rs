@@ -198,7 +198,7 @@ fn the_same_as_data_and_in_a_transaction_that_does_not_happen() {
 
     let usage = gpu(2_000);
     let command = Command::CancelLease { lease: lease.id, usage };
-    assert_eq!(rig.gateway.apply(Entry { now: rig.now, command }), Reply::Cancelled { job: id(1) });
+    assert_eq!(rig.gateway.apply(Entry::new(rig.now, command)), Reply::Cancelled { job: id(1) });
     assert_eq!(rig.settlements().remove(0).usage, millis(2_000));
 }
 
@@ -326,7 +326,7 @@ fn without_settlements_nothing_waits_to_be_confirmed_and_charges_are_summed() {
     let stats = rig.gateway.stats();
     assert_eq!((stats.unconfirmed, stats.charged_micros, stats.counters.completed), (0, 10_000, 10));
     assert_eq!(rig.gateway.take_settlements(rig.now, 100), None);
-    let again = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    let again = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     assert_eq!(again.stats().charged_micros, 10_000);
 
     let mut kept = Rig::with_slots(config, 1);

@@ -164,6 +164,6 @@ fn flag38_the_sum_of_all_charges_is_the_sum_of_all_settlements() {
     }
     let settled: u64 = rig.settlements().iter().filter_map(|settlement| settlement.charge).map(Money::as_micros).sum();
     assert_eq!((settled, rig.gateway.stats().charged_micros), (told, u128::from(told)));
-    assert_eq!(Gateway::restore(&rig.gateway.snapshot()).unwrap().stats().charged_micros, u128::from(told));
+    assert_eq!(Gateway::replica(&rig.gateway.snapshot()).unwrap().stats().charged_micros, u128::from(told));
     assert_eq!(rig.gateway.job(id(0)).map(|job| job.attempts), Some(0));
 }

@@ -63,9 +63,10 @@ fn flag03_an_id_stands_for_one_job_and_a_live_one_cannot_be_overwritten() {
 }
 
 #[test]
-fn flag04_ended_jobs_leave_and_their_keys_with_them() {
+fn flag04_ended_jobs_leave_and_their_keys_after_them() {
     // Nothing was ever evicted.
     let config = GatewayConfig::default().retain_for(secs(60)).retained_max(10).jobs_max(5);
+    let config = config.idempotency_keys_max(20).idempotency_for(secs(120));
     let mut rig = Rig::with_slots(config, 1);
     for number in 0..2_000 {
         rig.checked = number % 100 == 0;
@@ -76,12 +77,15 @@ fn flag04_ended_jobs_leave_and_their_keys_with_them() {
         rig.to(rig.now);
         assert!(rig.gateway.stats().complete <= 10);
     }
-    assert_eq!(rig.gateway.job_by_key("acme", "key-1989"), None);
-    assert_eq!(rig.gateway.job_by_key("acme", "key-1990"), Some(id(1_990)));
+    assert!(rig.gateway.job(id(1_989)).is_none() && rig.gateway.job(id(1_990)).is_some());
+    assert_eq!(rig.gateway.job_by_key("acme", "key-1979"), None);
+    assert_eq!(rig.gateway.job_by_key("acme", "key-1980"), Some(id(1_980)));
     let memory = rig.gateway.memory_bytes();
     assert!(memory < 100_000, "{memory} bytes for ten jobs");
     rig.pass(secs(60));
     assert_eq!(rig.gateway.stats().complete, 0);
+    assert_eq!(rig.gateway.job_by_key("acme", "key-1999"), Some(id(1_999)));
+    rig.pass(secs(60));
     assert_eq!(rig.gateway.job_by_key("acme", "key-1999"), None);
 }
 

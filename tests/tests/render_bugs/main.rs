@@ -49,7 +49,7 @@ fn deliver_too_late(rig: &mut Rig, lease: &Lease) {
 
 /// A gateway from its own snapshot: what a test shows has to hold after a restart, too.
 fn restarted(rig: &mut Rig) {
-    rig.gateway = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    rig.gateway = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     rig.check();
 }
 

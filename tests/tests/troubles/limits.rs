@@ -35,7 +35,7 @@ fn a_barred_job_can_be_cancelled_and_survives_a_snapshot() {
     }
     rig.gateway.put_customer(rig.now, "acme", plan(5)).unwrap();
     assert!(rig.leases().is_empty());
-    rig.gateway = Gateway::restore(&rig.gateway.snapshot()).unwrap();
+    rig.gateway = Gateway::replica(&rig.gateway.snapshot()).unwrap();
     rig.cancel(id(2));
     rig.gateway.put_customer(rig.now, "acme", CustomerPolicy::default()).unwrap();
     assert_eq!(rig.leases().iter().map(|lease| lease.job).collect::<Vec<_>>(), [id(1), id(3)]);

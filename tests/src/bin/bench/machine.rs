@@ -46,7 +46,7 @@ pub(crate) fn rows() -> Vec<Row> {
             budget: Budget::None,
             build: Box::new(move || {
                 let bytes = Scene::filled(budget)?.gateway.snapshot();
-                Ok(vec![per_job("libgateway", budget.queued, move || Gateway::restore(black_box(&bytes)).is_ok())])
+                Ok(vec![per_job("libgateway", budget.queued, move || Gateway::replica(black_box(&bytes)).is_ok())])
             }),
         },
     ]

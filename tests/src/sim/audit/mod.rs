@@ -234,8 +234,9 @@ impl Auditor {
             });
             return expect(same, "a job that the idempotency key stands for");
         }
-        if self.by_id.get(&id).is_some_and(|index| !self.jobs[*index].gone) {
-            // Sent again under its own key.
+        let known = self.by_id.get(&id).map(|index| &self.jobs[*index]);
+        if known.is_some_and(|job| !job.gone || self.is_promised(job, submit)) {
+            // Sent again under its own key, which may outlive the record.
             return expect(submit.idempotency_key.is_some(), "an id that is taken refused");
         }
         let waiting = self.count(&submit.customer, false);
@@ -248,6 +249,14 @@ impl Auditor {
         self.by_id.insert(id, self.jobs.len());
         self.jobs.push(job);
         Ok(())
+    }
+
+    /// Whether a submission's key still stands for an ended job.
+    fn is_promised(&self, job: &Job, submit: &Submit<'static>) -> bool {
+        let same = (&job.submit.customer, &job.submit.idempotency_key) == (&submit.customer, &submit.idempotency_key);
+        let lasts = self.config.idempotency_for.as_nanos();
+        let ended = matches!(job.now, Now::Ended { at, .. } if at.saturating_add(lasts) > self.now);
+        same && submit.idempotency_key.is_some() && ended
     }
 
     fn not_submitted(&mut self, submit: &Submit<'static>, number: u16, field: Option<&str>) -> Check {
