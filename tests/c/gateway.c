@@ -183,7 +183,7 @@ static void failures_are_retried_or_end_the_job(void) {
     NUMBER(reason.until, backoff_end);
     uint64_t deadline = 0;
     OK(gateway_next_deadline(gw, &deadline));
-    NUMBER(deadline, now + 5 * GATEWAY_SECOND);
+    NUMBER(deadline, backoff_end);
     gateway_advanced advanced;
     OK(gateway_advance(gw, deadline - 1, &advanced));
     NUMBER(advanced.handled, 0);
@@ -375,7 +375,7 @@ static void events_and_watches_tell_what_happened(void) {
     gateway_advanced advanced;
     OK(gateway_advance(gw, START + 24 * GATEWAY_HOUR, &advanced));
     NUMBER(advanced.leapt, 24 * GATEWAY_HOUR);
-    NUMBER(advanced.now, START);
+    NUMBER(advanced.now, START + 24 * GATEWAY_HOUR);
     OK(gateway_poll_event(gw, events));
     OK(gateway_poll_event(gw, events));
     NUMBER(events[0].kind, GATEWAY_EVENT_CLOCK_LEAPT);
@@ -713,7 +713,8 @@ static void without_settlements_nothing_has_to_be_confirmed(void) {
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     put_flux(gw, START, 1);
-    gateway_settled settled = {.priced = 1};
+    gateway_settled settled;
+    memset(&settled, 1, sizeof settled);
     for (uint64_t n = 1; n <= 5; n++) {
         OK(gateway_submit(gw, START, id_of(n), "acme", "image/flux/dev/t2i", NULL, NULL));
         gateway_output output = GATEWAY_OUTPUT_URL("https://cdn.example/1.webp");

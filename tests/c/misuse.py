@@ -23,6 +23,7 @@ HANDLES = {
     "gateway_billing": "new_billing()",
     "gateway_histogram": "new_histogram()",
     "gateway_backoff": "new_backoff()",
+    "gateway_window": "new_window()",
 }
 
 # Right arguments by name, where the type does not say enough.
@@ -99,6 +100,7 @@ static gateway_bytes *new_bytes(void) {
         return made;                              \
     }
 static const gateway_rate a_rate = {GATEWAY_SECOND, 1, 1};
+static const gateway_window_limit a_limit = {GATEWAY_SECOND, 1, 0};
 """
 
 MAKERS = """
@@ -111,6 +113,7 @@ MAKERS = """
 #define new_billing new_gateway_billing
 #define new_histogram new_gateway_histogram
 #define new_backoff new_gateway_backoff
+#define new_window new_gateway_window
 MAKER(gateway_watch, id_of(1), &made)
 MAKER(gateway_limiter, &a_rate, START, &made)
 MAKER(gateway_keyed_limiter, NULL, START, &made)
@@ -120,6 +123,7 @@ MAKER(gateway_store, NULL, START, &made)
 MAKER(gateway_billing, NULL, 1, "USD", NULL, 0, &made)
 MAKER(gateway_histogram, 6, &made)
 MAKER(gateway_backoff, NULL, &made)
+MAKER(gateway_window, &a_limit, START, &made)
 """
 
 
@@ -153,7 +157,8 @@ def right(function, kind, name):
         return "&right_options"
     if function == "gateway_force_breaker" and name == "until":
         return "GATEWAY_FOREVER"
-    if kind in ("const gateway_call *", "const gateway_output *", "const gateway_batch *", "const gateway_rate *"):
+    if kind in ("const gateway_call *", "const gateway_output *", "const gateway_batch *", "const gateway_rate *",
+                "const gateway_window_limit *"):
         return "&" + name
     if kind == "gateway_tx *":
         return "NULL"
@@ -190,9 +195,10 @@ def misuse(out, name, parameters, doc):
     out.append("    gateway_output output = GATEWAY_OUTPUT_URL(\"u\");")
     out.append("    gateway_batch batch = {1, 1, 1};")
     out.append("    gateway_rate rate = a_rate;")
+    out.append("    gateway_window_limit limit = a_limit;")
     out.append("    gateway_ticket ticket = {0, 0};")
     out.append("    gateway_backend_options right_options = backend_options();")
-    out.append("    (void)call, (void)output, (void)batch, (void)rate, (void)ticket, (void)right_options;")
+    out.append("    (void)call, (void)output, (void)batch, (void)rate, (void)limit, (void)ticket, (void)right_options;")
     for _, kind, own in handles:
         out.append(f"    {kind} *{own} = {HANDLES[kind]};")
     for at, (kind, own) in enumerate(parameters):
@@ -238,14 +244,21 @@ MAY_BE_NULL = {
     ("gateway_submit", "job"),
     ("gateway_dispatch_route", "until"),
     ("gateway_progress", "deadline"),
+    ("gateway_cancel_lease", "job"),
+    ("gateway_cancel_lease", "usage"),
+    ("gateway_cancel_with", "usage"),
     ("gateway_complete", "usage"),
+    ("gateway_correct_usage", "usage"),
     ("gateway_fail", "usage"),
     ("gateway_accept_clock", "advanced"),
     ("gateway_wait_ended", "state"),
     ("gateway_put_prices", "prices"),
+    ("gateway_release_with", "job"),
+    ("gateway_release_with", "usage"),
     ("gateway_return_settlements", "count"),
     ("gateway_limiter_peek", "acquired"),
     ("gateway_keyed_limiter_peek", "acquired"),
+    ("gateway_window_peek", "acquired"),
     ("gateway_store_fail", "failure"),
     ("gateway_store_outcome", "outcome"),
     ("gateway_billing_new", "prices"),

@@ -194,7 +194,7 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     usage.device = "GPU,1";
     STATUS(gateway_complete(gw, START, info.id, &output, &usage, 1, NULL), GATEWAY_CHARACTER);
     usage.device = "GPU-1";
-    output.data_len = 0;
+    output.url = "", output.data = NULL, output.data_len = 0;
     STATUS(gateway_complete(gw, START, info.id, &output, NULL, 0, NULL), GATEWAY_EMPTY);
     gateway_failure failure = GATEWAY_FAILURE_INIT;
     failure.failure_class = 7;

@@ -282,7 +282,8 @@ impl<T> FairQueue<T> {
         Ok(())
     }
 
-    /// Steps over a customer's items until it is resumed. They keep their places.
+    /// Steps over a customer's items until it is resumed. They keep their order; the time they stand still earns their
+    /// customer nothing: it goes on where one that comes anew would begin, or behind that if it was given more.
     ///
     /// # Errors
     /// As [`FairQueue::set_weight`].

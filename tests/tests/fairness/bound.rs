@@ -87,6 +87,7 @@ struct Meter {
     worst: f64,
 }
 
+#[expect(clippy::float_arithmetic, reason = "a measurement, not what is measured")]
 impl Meter {
     fn new(weights: &[u32]) -> Self {
         let none = vec![0.0; weights.len()];
