@@ -212,8 +212,10 @@ def test_what_is_not_known_is_told_at_once(gateway: Gateway, virtual: Run) -> No
 
 
 def test_a_hundred_that_wait_get_a_hundred_outcomes_however_few_are_kept(clock: Clock, virtual: Run) -> None:
-    for limits in ({"retained_max": 1}, {"retained_bytes_max": 0}):
-        gateway = Gateway(backends=[flux(slots=100)], seed=1, clock=clock, **limits)
+    for gateway in (
+        Gateway(backends=[flux(slots=100)], seed=1, clock=clock, retained_max=1),
+        Gateway(backends=[flux(slots=100)], seed=1, clock=clock, retained_bytes_max=0),
+    ):
 
         async def main(gateway: Gateway = gateway) -> list[str]:
             jobs = [gateway.submit("acme", ROUTE, id=JobId(n)) for n in range(100)]
