@@ -44,8 +44,8 @@ __all__ = [
     "__version__",
     "Admit", "Answer", "Backend", "BackendView", "Backoff", "BillingCollector", "BillingPolicy", "BreakerConfig",
     "CircuitBreaker", "CustomerPolicy", "Failure", "FairQueue", "Gateway", "Histogram", "JobId", "JobStore",
-    "KeyedRateLimiter", "Lease", "PriceBook", "RateLimit", "RateLimiter", "Route", "Settled", "Settlement", "Steps", "Submit",
-    "Ticket", "Timeouts", "Usage", "Watch", "WindowLimiter", "_forked", "_nothing", "error_codes",
+    "KeyedRateLimiter", "Lease", "PriceBook", "RateLimit", "RateLimiter", "Route", "Settled", "Settlement", "Slices", "Steps",
+    "Submit", "Ticket", "Timeouts", "Usage", "Watch", "WindowLimiter", "_forked", "_nothing", "error_codes",
 ]
 
 __version__: str
