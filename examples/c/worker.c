@@ -97,7 +97,7 @@ static struct {
     pthread_cond_t changed;
     held leases[RENDERERS * BATCH];
     bool stopping;
-    unsigned completed, unheard, cut_after;
+    unsigned completed, cut_after;
 } worker = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static void stop(void) {
@@ -154,7 +154,6 @@ static void *heartbeats(void *context) {
             } else if (asked >= own->until) {
                 // The dead-man switch: by now the gateway has given the job to somebody else.
                 atomic_store(&own->lost, true);
-                worker.unheard++;
                 printf("a lease ran out unheard\n");
             }
         }
@@ -283,7 +282,7 @@ int main(int count, char **words) {
     // What the worker lost, the gateway takes back: leases nobody was heard of end at their deadlines.
     while (stats().running > 0) gateway_wait_change(gw, GATEWAY_FOREVER, &changes);
     printf("%s: %u of %u jobs rendered, %u queued again\n",
-           worker.unheard > 0 ? "stopped by itself" : "nothing left to do", worker.completed, jobs,
+           atomic_load(&link_up) ? "nothing left to do" : "stopped by itself", worker.completed, jobs,
            (unsigned)stats().queued);
     gateway_free(gw);
     pthread_cond_destroy(&worker.changed);

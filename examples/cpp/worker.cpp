@@ -89,7 +89,7 @@ public:
         keeper_.join();
     }
     bool is_cut() const { return !link_.up; }
-    unsigned completed = 0, unheard = 0;
+    unsigned completed = 0;
     gpu_clock clock;
 
 private:
@@ -159,7 +159,6 @@ private:
                     if (asked < own->until) continue;
                     // The dead-man switch: by now the gateway has given the job to somebody else.
                     own->lost = true;
-                    unheard++;
                     std::cout << "a lease ran out unheard\n";
                 }
             }
@@ -194,7 +193,7 @@ int main(int count, char **words) try {
 
     // What the worker lost, the gateway takes back: leases nobody was heard of end at their deadlines.
     while (gateway.stats().running > 0) gateway.wait_change(changes);
-    std::cout << (worker.unheard > 0 ? "stopped by itself: " : "nothing left to do: ") << worker.completed << " of " << jobs
+    std::cout << (worker.is_cut() ? "stopped by itself: " : "nothing left to do: ") << worker.completed << " of " << jobs
               << " jobs rendered, " << gateway.stats().queued << " queued again\n";
 } catch (const lg::error &error) {
     std::cerr << "worker: " << error.what() << '\n';
