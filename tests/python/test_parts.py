@@ -151,7 +151,10 @@ def test_a_decorated_function_is_counted_by_how_it_ends() -> None:
     class Refused(Exception):
         pass
 
-    @breaker(ignore=(Refused,))
+    class NotAsked(Exception):
+        pass
+
+    @breaker(answered=(Refused,), ignore=(NotAsked,))
     def plain(error: BaseException | None = None) -> str:
         if error is not None:
             raise error
@@ -170,7 +173,7 @@ def test_a_decorated_function_is_counted_by_how_it_ends() -> None:
     with pytest.raises(Refused):
         plain(Refused())
     assert counts() == (3, 0)
-    for error in (KeyboardInterrupt(), GeneratorExit()):
+    for error in (KeyboardInterrupt(), GeneratorExit(), NotAsked()):
         with pytest.raises(BaseException) as caught:
             plain(error)
         assert caught.value is error

@@ -126,7 +126,7 @@ impl Lines {
         }
         let Some(due) = gateway.next_deadline().map(|at| at.as_nanos()) else { return };
         match &self.leader {
-            Some((_, at, _)) if *at <= due => {}
+            Some((_, at, _)) if *at <= due.saturating_add(SLACK) => {}
             // It came nearer.
             Some((.., bell)) => bell.notify_one(),
             None => {
@@ -139,3 +139,7 @@ impl Lines {
         }
     }
 }
+
+/// What the gateway's deadline may come nearer, in nanoseconds, without a call for it. Callers read the clock before they have
+/// the lock, so a reading may be a little behind the one before, and the host's clock stands back by that.
+const SLACK: u64 = 1_000_000;

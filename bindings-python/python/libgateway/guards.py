@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
+# Kinds of exceptions.
+_Kinds = tuple[type[BaseException], ...]
 
 
 def _guard(
@@ -236,18 +238,33 @@ class CircuitBreaker(_native.CircuitBreaker):
     @overload
     def __call__(self, fn: F, /) -> F: ...
     @overload
-    def __call__(self, fn: None = None, /, *, ignore: tuple[type[BaseException], ...] = ()) -> Callable[[F], F]: ...
-    def __call__(self, fn: Any = None, /, *, ignore: tuple[type[BaseException], ...] = ()) -> Any:
+    def __call__(self, fn: None = None, /, *, answered: _Kinds = (), ignore: _Kinds = ()) -> Callable[[F], F]: ...
+    def __call__(self, fn: Any = None, /, *, answered: _Kinds = (), ignore: _Kinds = ()) -> Any:
         """Guards a function, plain or async: while the breaker is open a call raises ``BreakerOpenError``.
 
-        An exception counts as a failure; one of ``ignore`` as a success, for the callee has answered; what is no ``Exception``
-        (a cancelled task) as neither.
-        """
-        if fn is None:
-            return lambda fn: self._guard(fn, ignore)
-        return self._guard(fn, ignore)
+        An exception counts as a failure; one of ``answered`` as a success, for the callee is alive and said no; one of
+        ``ignore``, and what is no ``Exception`` (a cancelled task), as neither: the call says nothing of the callee.
 
-    def _guard(self, fn: Callable[..., Any], ignore: tuple[type[BaseException], ...]) -> Callable[..., Any]:
+        >>> breaker = CircuitBreaker()
+        >>> @breaker(answered=(KeyError,), ignore=(ValueError,))
+        ... def call(error):
+        ...     raise error
+        >>> for error in (KeyError(), ValueError(), OSError()):
+        ...     try:
+        ...         call(error)
+        ...     except Exception:
+        ...         pass
+        >>> breaker.status().successes_total, breaker.status().failures_total
+        (1, 1)
+        """
+        count = functools.partial(self._count, answered, ignore)
+        if fn is None:
+            return lambda fn: self._guard(fn, count)
+        return self._guard(fn, count)
+
+    def _guard(
+        self, fn: Callable[..., Any], count: Callable[[Admit, BaseException], None]
+    ) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(fn):
 
             @functools.wraps(fn)
@@ -257,7 +274,7 @@ class CircuitBreaker(_native.CircuitBreaker):
                 try:
                     result = await cast(Awaitable[Any], fn(*args, **kwargs))
                 except BaseException as error:
-                    self._count(admit, error, ignore)
+                    count(admit, error)
                     raise
                 self.success(admit)
                 return result
@@ -271,29 +288,30 @@ class CircuitBreaker(_native.CircuitBreaker):
             try:
                 result = fn(*args, **kwargs)
             except BaseException as error:
-                self._count(admit, error, ignore)
+                count(admit, error)
                 raise
             self.success(admit)
             return result
 
         return plain
 
-    def _count(self, admit: Admit, error: BaseException, ignore: tuple[type[BaseException], ...]) -> None:
-        if isinstance(error, ignore):
+    def _count(self, answered: _Kinds, ignore: _Kinds, admit: Admit, error: BaseException) -> None:
+        if isinstance(error, answered):
             self.success(admit)
-        elif isinstance(error, Exception):
+        elif isinstance(error, Exception) and not isinstance(error, ignore):
             self.failure(admit)
         else:
             self.cancelled(admit)
 
     @contextmanager
-    def calling(self, *, ignore: tuple[type[BaseException], ...] = ()) -> Iterator[Admit]:
-        """A call as a block: it counts by how the block ends. Raises ``BreakerOpenError`` where it may not be made."""
+    def calling(self, *, answered: _Kinds = (), ignore: _Kinds = ()) -> Iterator[Admit]:
+        """A call as a block: it counts by how the block ends, as a decorated function does. Raises ``BreakerOpenError``
+        where it may not be made."""
         if not (admit := self.admit()):
             raise _open(admit)
         try:
             yield admit
         except BaseException as error:
-            self._count(admit, error, ignore)
+            self._count(answered, ignore, admit, error)
             raise
         self.success(admit)
