@@ -81,7 +81,7 @@ pub(crate) fn overhead(lines: &[Line]) -> Option<Line> {
 }
 
 fn limiters() -> Vec<Subject> {
-    let limit = RateLimit::per_second(u32::MAX, u32::MAX);
+    let limit = RateLimit::per_second(u32::MAX.into(), u32::MAX.into());
     let mut c = Limiter::new();
     let locked = Mutex::new(RateLimiter::new(limit, Timestamp::EPOCH));
     let mut plain = RateLimiter::new(limit, Timestamp::EPOCH);
