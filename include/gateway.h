@@ -2977,6 +2977,19 @@ gateway_status gateway_read_backend(const gateway *gw, const char *name, gateway
 gateway_status gateway_backends_json(const gateway *gw, char *buf, size_t cap, size_t *needed);
 
 /**
+ * The jobs that run on a backend, as a JSON list: the lowest lane first, and within a lane the lease that was granted first.
+ * For a host that has to make room, or wants to know what a machine is at before it is taken away.
+ *
+ * `GATEWAY_NONE`: there is no such backend. Errors: as `gateway_read_job`, `GATEWAY_NOT_UTF8`, and
+ * `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
+ */
+gateway_status gateway_running_json(const gateway *gw,
+                                    const char *name,
+                                    char *buf,
+                                    size_t cap,
+                                    size_t *needed);
+
+/**
  * Reads a customer as it stands.
  *
  * `GATEWAY_NONE`: it is not known, which is as one that has not asked for anything lately. Errors: as

@@ -272,6 +272,9 @@ static void operators_change_the_fleet(void) {
     char json[4096];
     OK(gateway_backends_json(gw, json, sizeof json, NULL));
     CHECK(strstr(json, "[\"driver\",\"550\"]") != NULL);
+    OK(gateway_running_json(gw, "wan-1", json, sizeof json, NULL));
+    TEXT(json, "[]");
+    STATUS(gateway_running_json(gw, "wan-2", json, sizeof json, NULL), GATEWAY_NONE);
 
     OK(gateway_force_breaker(gw, START, "wan-1", GATEWAY_FORCED_OPEN, START + GATEWAY_SECOND));
     OK(gateway_read_backend(gw, "wan-1", &backend));

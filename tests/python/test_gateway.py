@@ -348,3 +348,12 @@ def test_reprs_say_what_it_is(gateway: Gateway) -> None:
     lease = gateway.dispatch()
     assert repr(lease) == "<Lease 1 of j_00000000000000000000000001 on flux-1, attempt 1>"
     assert repr(gateway.backend("flux-1")) == "<BackendView flux-1: 1 of 4 slots>"
+
+
+def test_who_runs_on_a_backend_is_told_lowest_lane_first(gateway: Gateway) -> None:
+    jobs = [gateway.submit("acme", ROUTE, priority=lane) for lane in ("high", "low", "normal", "low")]
+    assert len(gateway.dispatch_to("flux-1", 9)) == 4
+    running = gateway.running_on("flux-1")
+    assert running is not None and [own.id for own in running] == [jobs[i] for i in (1, 3, 2, 0)]
+    assert all(own.backend == "flux-1" and own.lease is not None for own in running)
+    assert gateway.running_on("nobody") is None

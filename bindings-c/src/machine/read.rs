@@ -534,6 +534,30 @@ pub unsafe extern "C" fn gateway_backends_json(
     })
 }
 
+/// The jobs that run on a backend, as a JSON list: the lowest lane first, and within a lane the lease that was granted first.
+/// For a host that has to make room, or wants to know what a machine is at before it is taken away.
+///
+/// `GATEWAY_NONE`: there is no such backend. Errors: as `gateway_read_job`, `GATEWAY_NOT_UTF8`, and
+/// `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_running_json(
+    gw: *const gateway,
+    name: *const c_char,
+    buf: *mut c_char,
+    cap: usize,
+    needed: *mut usize,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let name = unsafe { text(name, "name") }?;
+        match look(gw, |gateway| Ok(gateway.running_on(name)))? {
+            None => Ok(GATEWAY_NONE),
+            // SAFETY: the caller's promise.
+            Some(running) => unsafe { copy_text(&json(&running), buf, cap, needed) },
+        }
+    })
+}
+
 /// Reads a customer as it stands.
 ///
 /// `GATEWAY_NONE`: it is not known, which is as one that has not asked for anything lately. Errors: as

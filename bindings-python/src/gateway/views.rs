@@ -40,6 +40,13 @@ impl PyGateway {
         Ok(self.core.with(py, |gateway| gateway.backends())?.into_iter().map(PyBackendView).collect())
     }
 
+    /// The jobs that run on a backend, as ``JobView``: the lowest lane first, and within a lane the lease that was granted
+    /// first. ``None``: there is no such backend.
+    fn running_on<'py>(&self, py: Python<'py>, backend: &str) -> PyResult<Option<Vec<Bound<'py, PyAny>>>> {
+        let found = self.core.with(py, |gateway| gateway.running_on(backend))?;
+        found.map(|found| found.iter().map(|job| job.to_py(py)).collect()).transpose()
+    }
+
     /// A customer as it stands, a ``CustomerView``; ``None``: it has not asked for anything lately.
     fn customer<'py>(&self, py: Python<'py>, name: &str) -> PyResult<Option<Bound<'py, PyAny>>> {
         let found = self.core.with(py, |gateway| gateway.customer(name))?;

@@ -7,6 +7,7 @@
 
 use alloc::string::String;
 use alloc::vec::Vec;
+use core::cmp::Reverse;
 
 use serde::{Deserialize, Serialize};
 
@@ -234,6 +235,38 @@ impl Gateway {
     /// All backends in order of declaration.
     pub fn backends(&self) -> Vec<BackendView> {
         self.state.pool.in_order().into_iter().map(|id| self.state.tell_backend(id)).collect()
+    }
+
+    /// The jobs that run on a backend: the lowest lane first, and within a lane the lease that was granted first. For a host
+    /// that has to make room, or wants to know what a machine is at before it is taken away. `None`: there is no such backend.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, Gateway, GatewayConfig, JobId, Priority, Route, Submit, Timestamp};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("gpu-1", BackendKind::Torch).serves("image", "flux", ["dev"]).slots(2))?;
+    /// for (number, lane) in [(1, Priority::High), (2, Priority::Low)] {
+    ///     let submit = Submit::new(JobId::from_entropy(number), "acme", Route::parse("image/flux/dev/t2i")?);
+    ///     gateway.submit(now, submit.priority(lane))?;
+    ///     assert!(gateway.dispatch(now).lease().is_some());
+    /// }
+    /// let running = gateway.running_on("gpu-1").unwrap_or_default();
+    /// assert_eq!((running.len(), running[0].id, running[0].priority), (2, JobId::from_entropy(2), Priority::Low));
+    /// assert!(gateway.running_on("gpu-2").is_none());
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Complexity
+    /// O(live leases of the gateway), and O(k log k) for the k of the backend.
+    pub fn running_on(&self, backend: &str) -> Option<Vec<JobView>> {
+        let State { pool, jobs, .. } = &self.state;
+        let backend = pool.find(backend)?;
+        let of_it = pool.leases().filter(|(_, lease)| lease.backend == backend);
+        let mut running: Vec<_> = of_it
+            .map(|(_, lease)| (Reverse(jobs[lease.item].hot.priority), lease.granted, lease.id, lease.item))
+            .collect();
+        running.sort_unstable();
+        Some(running.into_iter().map(|(.., slot)| self.state.tell_job(slot)).collect())
     }
 
     /// A customer; `None` when it is not known, which is as one that has not asked for anything lately.

@@ -2,7 +2,7 @@
 
 use libgateway::{
     AfterFailure, BackoffConfig, BreakerState, CircuitBreakerConfig, Failure, FailureClass, GatewayConfig, JobState,
-    Lease, Outcome, Output, Span, Timeouts, Usage,
+    Lease, Outcome, Output, Priority, Span, Timeouts, Usage,
 };
 use libgateway_tests::kit::{DEV, Rig, at, before, flux, id, job, secs};
 
@@ -15,6 +15,27 @@ fn two_backends(config: GatewayConfig) -> Rig {
 
 fn fail(rig: &mut Rig, lease: &Lease, class: FailureClass) -> AfterFailure {
     rig.gateway.fail(rig.now, lease.id, Failure::new(class, "it failed"), Usage::unmeasured()).unwrap()
+}
+
+#[test]
+fn who_runs_on_a_backend_is_told_lowest_lane_first_then_oldest() {
+    let mut rig = Rig::new(GatewayConfig::default());
+    rig.put(flux("a").slots(8));
+    rig.put(flux("b"));
+    for (number, lane) in [(1, Priority::Normal), (2, Priority::Low), (3, Priority::High), (4, Priority::Low)] {
+        rig.submit(job(number, "acme", DEV).priority(lane));
+        let at = rig.now + secs(1);
+        rig.to(at);
+        assert_eq!(rig.gateway.dispatch_to(at, "a", 1).unwrap().len(), 1);
+    }
+    let told = |rig: &Rig| {
+        let running = rig.gateway.running_on("a").unwrap();
+        running.iter().map(|own| (own.id, own.lease.is_some())).collect::<Vec<_>>()
+    };
+    assert_eq!(told(&rig), [2, 4, 1, 3].map(|number| (id(number), true)));
+    assert_eq!((rig.gateway.running_on("b").unwrap(), rig.gateway.running_on("c")), (Vec::new(), None));
+    rig.gateway.cancel(rig.now, id(4)).unwrap();
+    assert_eq!(told(&rig), [2, 1, 3].map(|number| (id(number), true)));
 }
 
 #[test]
