@@ -243,7 +243,7 @@ impl World {
 
     /// A command that is refused must have changed nothing.
     fn call_guarded(&mut self, command: Command<'static>) -> Check<Reply> {
-        self.apply(Command::Advance {})?;
+        self.catch_up()?;
         let (before, clock) = (self.gateway.snapshot_json(), self.clock);
         let told = command.clone();
         let reply = self.apply(command)?;
@@ -292,6 +292,7 @@ impl World {
         if let Some(auditor) = &mut self.auditor {
             let now = self.clock.meant(self.gateway.now().as_nanos());
             silences.iter().for_each(|silence| auditor.bridge(silence));
+            auditor.earliest = self.clock.meant(0);
             auditor.hear(now, &command, &by_machine(reply.clone(), &self.clock))?;
         }
         self.check_sometimes()?;

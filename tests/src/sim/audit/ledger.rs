@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use libgateway::{Batch, Payer, Settlement};
+use libgateway::{Batch, Payer, Settlement, Timestamp};
 
 use super::spending::Line;
 use super::timeline::Now;
@@ -46,9 +46,9 @@ impl Ledger {
     }
 
     /// Whether a settlement is seen for the first time. One that comes again is the same to the last digit.
-    pub(super) fn is_new(&mut self, own: &Settlement) -> Check<bool> {
+    pub(super) fn is_new(&mut self, own: &Settlement, earliest: u64) -> Check<bool> {
         if let Some(known) = self.seen.get(&own.number) {
-            expect(known == own, "a settlement that comes again unchanged")?;
+            expect(told_from(known, earliest) == told_from(own, earliest), "a settlement that comes again unchanged")?;
             return Ok(false);
         }
         expect(own.number == self.seen.len() as u64 + 1, "settlements numbered without gaps")?;
@@ -107,17 +107,18 @@ impl Auditor {
         if own.correction.is_some() {
             return self.audit_correction(own);
         }
-        let id = own.job;
+        let (id, earliest) = (own.job, self.earliest);
         // An id that was used again stands for several jobs; the first settlement is for the first.
         let mut jobs = self.jobs.iter_mut().filter(|job| job.submit.id == id);
         let job = jobs.find(|job| job.settlement.is_none()).ok_or_else(|| format!("{id} settled a second time"))?;
         job.settlement = Some(own.number);
         let Now::Ended { state, at } = job.now else { return Err(format!("{id} settled before its end")) };
-        expect(own.state == state && own.finished.as_nanos() == at, "the end of the job told as it was")?;
+        expect(own.state == state && own.finished.as_nanos() == at.max(earliest), "the end of the job told as it was")?;
         expect(*own.customer == *job.submit.customer && *own.route == *job.room, "customer and route of the job")?;
         expect(own.task == job.submit.route.task(), "the task of the job")?;
         let times = (own.created.as_nanos(), own.started.map(|at| at.as_nanos()));
-        expect(times == (job.created, job.started), "creation and last start of the job")?;
+        let told = (job.created.max(earliest), job.started.map(|at| at.max(earliest)));
+        expect(times == told, "creation and last start of the job")?;
         let counts = (own.attempts, own.requeues);
         expect(counts == (job.attempts, job.requeues), "attempts and requeues of the job")?;
         let account = &job.settled;
@@ -150,8 +151,11 @@ impl Auditor {
         expect((correction.lease.as_u64(), correction.at.as_nanos()) == (lease, at), "lease and time of a correction")?;
         let first = self.ledger.seen.get(&correction.corrects).ok_or("a correction of an entry after it")?;
         expect(first.job == own.job && first.correction.is_none(), "a correction of the job's first entry")?;
-        let same =
-            |own: &Settlement| (own.customer.clone(), own.route.clone(), own.price, own.price_version, own.created);
+        let earliest = self.earliest_ever;
+        let same = |own: &Settlement| {
+            let created = told_from(own, earliest).created;
+            (own.customer.clone(), own.route.clone(), own.price, own.price_version, created)
+        };
         expect(same(first) == same(own), "a correction at the price of the first entry")?;
         let (more, less) = (after.billed.saturating_sub(before.billed), before.billed.saturating_sub(after.billed));
         let paid = before.payer == Payer::Customer;
@@ -191,4 +195,17 @@ impl Auditor {
 
 fn numbers(batch: Batch) -> std::ops::Range<u64> {
     batch.first_seq..batch.first_seq + u64::from(batch.len)
+}
+
+/// A settlement as a host tells it whose clock shows nothing before that instant.
+fn told_from(own: &Settlement, earliest: u64) -> Settlement {
+    let earliest = Timestamp::from_nanos(earliest);
+    let mut told = own.clone();
+    told.created = told.created.max(earliest);
+    told.finished = told.finished.max(earliest);
+    told.started = told.started.map(|at| at.max(earliest));
+    if let Some(correction) = &mut told.correction {
+        correction.at = correction.at.max(earliest);
+    }
+    told
 }

@@ -24,6 +24,10 @@ use timeline::{Job, Live, Now};
 pub(super) struct Auditor {
     config: GatewayConfig,
     now: u64,
+    /// No instant is told before it: the epoch of the host's clock, in machine time.
+    pub(super) earliest: u64,
+    /// The latest that ever was: what was told of an instant before it may differ.
+    earliest_ever: u64,
     jobs: Vec<Job>,
     /// The latest job of each id.
     by_id: BTreeMap<u128, usize>,
@@ -50,6 +54,8 @@ impl Auditor {
         Self {
             config,
             now,
+            earliest: 0,
+            earliest_ever: 0,
             jobs: Vec::new(),
             by_id: BTreeMap::new(),
             live: BTreeSet::new(),
@@ -69,6 +75,7 @@ impl Auditor {
             return Err(format!("time went back from {} to {now}", self.now));
         }
         self.now = now;
+        self.earliest_ever = self.earliest_ever.max(self.earliest);
         self.pass_time();
         self.ledger.pass_time(now);
         match (command, reply) {
@@ -214,7 +221,7 @@ impl Auditor {
         let deadline = self.now.saturating_add(self.config.settle_within.as_nanos());
         self.ledger.hand_out(taken.batch, deadline)?;
         for own in &taken.settlements {
-            if self.ledger.is_new(own)? {
+            if self.ledger.is_new(own, self.earliest_ever)? {
                 self.audit(own)?;
             }
         }
