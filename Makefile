@@ -73,6 +73,10 @@ wheel: $(PY)/build/.ready ## Build the Python wheel: target/wheels
 bench-instructions: ## Count instructions of the main rows: steadier than time, needs valgrind
 	$(CARGO) run$(LOCKED) --release -p libgateway-tests --features bench --bin bench -- --instructions
 
+.PHONY: simulate
+simulate: ## Run the simulation over many seeds: make simulate SEEDS=100000 (10 to 15 minutes)
+	GATEWAY_SEEDS=$(or $(SEEDS),100000) $(CARGO) test$(LOCKED) -p libgateway-tests --test simulation nothing_wrong -- --nocapture
+
 .PHONY: ci
 ci: ## Do what the continuous integration does: lint and test, without questions
 	.ci/run

@@ -89,6 +89,12 @@ pub fn seeds(count: u64) -> Vec<u64> {
     }
 }
 
+/// How many seeds a test runs: as many as `GATEWAY_SEEDS` says, otherwise `default`.
+pub fn count(default: u64) -> u64 {
+    let text = std::env::var("GATEWAY_SEEDS").ok();
+    text.map_or(default, |text| text.trim().parse().expect("GATEWAY_SEEDS is a number"))
+}
+
 /// The seed that is to be replayed, if `GATEWAY_SEED` names one: then runs also tell each step.
 pub fn replayed() -> Option<u64> {
     let text = std::env::var("GATEWAY_SEED").ok()?;
