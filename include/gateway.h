@@ -2235,7 +2235,7 @@ gateway_status gateway_put_customer(gateway *gw,
 gateway_status gateway_remove_customer(gateway *gw, uint64_t now, const char *name);
 
 /**
- * Stops serving a route. Its jobs keep their places, and their clocks run on.
+ * Stops serving a route. Its jobs keep their order, and their clocks run on.
  *
  * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for a route that cannot be;
  * `GATEWAY_ROUTE_NOT_SERVED`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from any
@@ -2435,11 +2435,15 @@ gateway_status gateway_fail(gateway *gw,
                             gateway_after_failure *after);
 
 /**
- * Takes a lease back. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
+ * Takes a lease back. The job, whose id `*job` is, waits again at once, before what its customer submitted later. `job` may
+ * be NULL.
  *
  * Errors: as `gateway_heartbeat`. May be called from any thread.
  */
-gateway_status gateway_release(gateway *gw, uint64_t now, uint64_t lease, gateway_job_id *job);
+gateway_status gateway_release(gateway *gw,
+                               uint64_t now,
+                               uint64_t lease,
+                               gateway_job_id *job);
 
 /**
  * The same with what the lease used; 0 items: the lease's time. `billing_released` says who pays for it.
@@ -3510,14 +3514,16 @@ gateway_status gateway_queue_position(const gateway_queue *queue,
                                       uint32_t *position);
 
 /**
- * Gives a customer a share, 1 to 1 000 000; 1 is the default. Items that wait keep their places.
+ * Gives a customer a share, 1 to 1 000 000; 1 is the default. It holds from the next item on that is served, also for
+ * those that wait.
  *
  * Errors: as `gateway_queue_push`. May be called from any thread.
  */
 gateway_status gateway_queue_set_weight(gateway_queue *queue, const char *customer, uint32_t weight);
 
 /**
- * Steps over a customer's items until it is resumed. They keep their places.
+ * Steps over a customer's items until it is resumed. They keep their order; the time they stand still earns their
+ * customer nothing: it goes on where one that comes anew would begin, or behind that if it was given more.
  *
  * Errors: as `gateway_queue_push`. May be called from any thread.
  */

@@ -181,7 +181,8 @@ pub unsafe extern "C" fn gateway_queue_position(
     })
 }
 
-/// Gives a customer a share, 1 to 1 000 000; 1 is the default. Items that wait keep their places.
+/// Gives a customer a share, 1 to 1 000 000; 1 is the default. It holds from the next item on that is served, also for
+/// those that wait.
 ///
 /// Errors: as `gateway_queue_push`. May be called from any thread.
 #[unsafe(no_mangle)]
@@ -197,7 +198,8 @@ pub unsafe extern "C" fn gateway_queue_set_weight(
     })
 }
 
-/// Steps over a customer's items until it is resumed. They keep their places.
+/// Steps over a customer's items until it is resumed. They keep their order; the time they stand still earns their
+/// customer nothing: it goes on where one that comes anew would begin, or behind that if it was given more.
 ///
 /// Errors: as `gateway_queue_push`. May be called from any thread.
 #[unsafe(no_mangle)]

@@ -150,12 +150,14 @@ impl PyFairQueue {
         }
     }
 
-    /// Gives a customer a share, 1 to 1 000 000; 1 is the default. Items that wait keep their places.
+    /// Gives a customer a share, 1 to 1 000 000; 1 is the default. It holds from the next item on that is served, also for
+    /// those that wait.
     fn set_weight(&self, py: Python<'_>, customer: &str, weight: u32) -> PyResult<()> {
         self.state.with(py, |state| state.queue.set_weight(customer, weight))?.or_raise(py)
     }
 
-    /// Steps over a customer's items until it is resumed. They keep their places.
+    /// Steps over a customer's items until it is resumed. They keep their order; the time they stand still earns their
+    /// customer nothing: it goes on where one that comes anew would begin, or behind that if it was given more.
     fn pause(&self, py: Python<'_>, customer: &str) -> PyResult<()> {
         self.state.with(py, |state| state.queue.pause(customer))?.or_raise(py)
     }

@@ -228,7 +228,7 @@ pub unsafe extern "C" fn gateway_remove_customer(gw: *mut gateway, now: u64, nam
     })
 }
 
-/// Stops serving a route. Its jobs keep their places, and their clocks run on.
+/// Stops serving a route. Its jobs keep their order, and their clocks run on.
 ///
 /// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_NOT_UTF8`, from -201 down for a route that cannot be;
 /// `GATEWAY_ROUTE_NOT_SERVED`; `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`, `GATEWAY_REENTERED`. May be called from any

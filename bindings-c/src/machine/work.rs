@@ -406,7 +406,8 @@ pub unsafe extern "C" fn gateway_fail(
     })
 }
 
-/// Takes a lease back. The job, whose id `*job` is, returns to its old place at once. `job` may be NULL.
+/// Takes a lease back. The job, whose id `*job` is, waits again at once, before what its customer submitted later. `job` may
+/// be NULL.
 ///
 /// Errors: as `gateway_heartbeat`. May be called from any thread.
 #[unsafe(no_mangle)]

@@ -65,7 +65,7 @@ impl PyGateway {
         Self::command(slf, now_ns, |gateway, now| gateway.remove_customer(now, customer))?.or_raise(slf.py())
     }
 
-    /// Stops serving a route. Its jobs keep their places, and their clocks run on.
+    /// Stops serving a route. Its jobs keep their order, and their clocks run on.
     #[pyo3(signature = (route, *, now_ns=None))]
     fn pause(slf: &Bound<'_, Self>, route: RouteArg<'_>, now_ns: Option<Moment>) -> PyResult<()> {
         Self::command(slf, now_ns, |gateway, now| gateway.pause(now, &route.0))?.or_raise(slf.py())

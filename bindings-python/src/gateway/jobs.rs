@@ -215,7 +215,8 @@ impl PyGateway {
         Ok(retry_at(after.or_raise(py)?))
     }
 
-    /// Takes a lease back. The job returns to its old place at once; what was used is paid for by the policy's ``released``.
+    /// Takes a lease back. The job waits again at once, before what its customer submitted later; what was used is paid for
+    /// by the policy's ``released``.
     #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
     fn release(
         slf: &Bound<'_, Self>,

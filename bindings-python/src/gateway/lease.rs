@@ -161,7 +161,8 @@ impl PyLease {
         Ok(retry_at(self.ends(after).or_raise(py)?))
     }
 
-    /// Gives it back, see ``Gateway.release``. The job returns to its old place at once.
+    /// Gives it back, see ``Gateway.release``. The job waits again at once, before what its customer
+    /// submitted later.
     #[pyo3(signature = (*, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
     fn release(
         &self,

@@ -164,7 +164,7 @@ impl State {
         self.wake_all(customer);
     }
 
-    /// Stops or lets go on the serving of a route. Its jobs keep their places and their clocks.
+    /// Stops or lets go on the serving of a route. Its jobs keep their order and their clocks.
     pub(crate) fn pause(&mut self, route: &Route<'_>, paused: bool) -> Result<(), FleetError> {
         let known = self.known_route(route)?;
         if known.is_none() && !paused {

@@ -326,8 +326,8 @@ impl Gateway {
         self.run(now, |state| state.fail(lease, failure, &usage))
     }
 
-    /// Takes a lease back: its worker cannot go on. The job returns to its old place at once. What the lease took is paid
-    /// for by [`BillingPolicy::released`], which is the house by default; [`Gateway::release_with`] says what was used.
+    /// Takes a lease back: its worker cannot go on. The job waits again at once, before what its customer submitted later.
+    /// What the lease took is paid for by [`BillingPolicy::released`], which is the house by default; [`Gateway::release_with`] says what was used.
     ///
     /// # Errors
     /// As [`Gateway::heartbeat`].
@@ -484,7 +484,7 @@ impl Gateway {
         self.change(now, |state| state.remove_customer(name))
     }
 
-    /// Stops serving a route. Its jobs keep their places, and their clocks run on.
+    /// Stops serving a route. Its jobs keep their order, and their clocks run on.
     ///
     /// # Errors
     /// [`FleetError::UnknownRoute`].
