@@ -41,7 +41,8 @@
  *
  * Statuses. Functions return a gateway_status: 0 done; above 0 not done, and no error; below 0 an error, and nothing has
  *   changed. What went wrong is told by gateway_last_error_message and its like, for each thread apart. Outputs are
- *   written only where the answer is not an error; `*needed` of a buffer that is too small is the exception.
+ *   written only where the answer is not an error; how much it takes where the answer is GATEWAY_BUFFER_TOO_SMALL is the
+ *   exception.
  * Time. Every instant is nanoseconds since 1970-01-01 00:00 UTC, every span nanoseconds. `now` is the caller's clock,
  *   gateway_now() for most. What counts is the time between two readings, however that clock steps, and every
  *   instant that is answered is of that clock as it was read last. The functions gateway_wait_... read the system's clock
@@ -52,7 +53,8 @@
  * Buffers. `(buf, cap, needed)` gets a copy: of a text with its NUL, of bytes without. `*needed`, which may be NULL, is how
  *   many bytes it takes, the NUL included. Where `cap` is less, the answer is GATEWAY_BUFFER_TOO_SMALL and `buf` is as it
  *   was. With `buf` NULL and `cap` 0 only `*needed` is told. No function that changes something has such a buffer for its
- *   answer: what it did would have to be done again.
+ *   answer: what it did would have to be done again. The one list that is told once, that of gateway_evict_backend, has to
+ *   fit before anything is done.
  * Option structs begin with their size. Begin with the struct's _INIT macro, which sets it and all defaults, then set what
  *   should differ. So a program keeps working with a newer library whose structs are longer; and a newer program with an
  *   older library, as long as it leaves what that does not know at zero.
@@ -213,6 +215,9 @@
 /** The attempt is no longer the present one. */
 #define GATEWAY_STALE_ATTEMPT (-605)
 
+/** The job was preempted as often as it may be, and runs on. */
+#define GATEWAY_PREEMPTED_TOO_OFTEN (-606)
+
 /** No backend of that name is known. */
 #define GATEWAY_UNKNOWN_BACKEND (-701)
 
@@ -298,7 +303,7 @@
 /** Bytes an id takes as text, with its NUL. */
 #define GATEWAY_JOB_ID_CAP 29
 
-/** The job waits, for a backend or for the instant of its next attempt. */
+/** The job waits, for a backend or for the instant before which it may not run. */
 #define GATEWAY_STATE_QUEUED 0
 
 /** The job is on a backend under a lease. */
@@ -451,6 +456,12 @@
 /** See `GATEWAY_MICROSECOND`. */
 #define GATEWAY_HOUR 3600000000000ull
 
+/** The jobs of an evicted backend wait again at once. */
+#define GATEWAY_EVICT_TO_QUEUE 0
+
+/** The jobs of an evicted backend end in error. */
+#define GATEWAY_EVICT_TO_ERROR 1
+
 /** No override: lets go of it. */
 #define GATEWAY_FORCED_NONE 0
 
@@ -469,8 +480,11 @@
 /** It is not tried again, whatever the class says. */
 #define GATEWAY_RETRIABLE_NO 2
 
-/** Its next attempt is not due before `until`. */
-#define GATEWAY_REASON_BACKOFF 0
+/**
+ * It may not run before `until`: its submission or its worker said so, or an attempt failed. `count` backends failed it so
+ * far, and another one is preferred; `failed_on` of `gateway_job_json` names them.
+ */
+#define GATEWAY_REASON_NOT_BEFORE 0
 
 /** Its route is paused. */
 #define GATEWAY_REASON_PAUSED 1
@@ -874,6 +888,13 @@ typedef struct gateway_config {
     uint32_t ordering;
     /** How often a job may lose its worker before it is in error, at most 1 000 000. Default 5. */
     uint32_t losses_max;
+    /** How often its workers may give a job back before it is in error, at most 1 000 000. Default 1 000. */
+    uint32_t releases_max;
+    /**
+     * How often a job may be preempted, at most 1 000 000; after that `gateway_preempt` is refused and it runs on.
+     * Default 1 000.
+     */
+    uint32_t preemptions_max;
     /** Who pays for an attempt that failed. Default `GATEWAY_PAYER_HOUSE`. */
     uint32_t billing_failed;
     /** Who pays for an attempt whose worker vanished. Default `GATEWAY_PAYER_HOUSE`. */
@@ -882,6 +903,11 @@ typedef struct gateway_config {
     uint32_t billing_cancelled;
     /** Who pays for an attempt whose worker gave its lease back. Default `GATEWAY_PAYER_HOUSE`. */
     uint32_t billing_released;
+    /**
+     * Who pays for an attempt that the host ended by preempting its job or evicting its backend. Default
+     * `GATEWAY_PAYER_HOUSE`.
+     */
+    uint32_t billing_preempted;
     /** How much more than the lease's time a device may report, in parts per million. Default 10 000. */
     uint32_t billing_tolerance_ppm;
     /** What becomes of a usage beyond that. Default `GATEWAY_EXCESS_CAP`. */
@@ -923,6 +949,8 @@ typedef struct gateway_config {
     uint32_t due_max;
     /** Steps a transaction as data has at most, those within steps counted each. Default 64. */
     uint32_t steps_max;
+    /** Must be 0. */
+    uint32_t reserved;
 } gateway_config;
 
 /** A free word about a backend, for the host: endpoint, region, driver. */
@@ -964,6 +992,14 @@ typedef struct gateway_backend_options {
     uint32_t warm_max;
 } gateway_backend_options;
 
+/** A lease that ended because its backend was taken from it. */
+typedef struct gateway_evicted {
+    /** The lease: its worker's result is refused from now on. */
+    uint64_t lease;
+    /** The job. */
+    gateway_job_id job;
+} gateway_evicted;
+
 /**
  * What a submission may say beyond who asks and what for. Begin with `GATEWAY_SUBMIT_OPTIONS_INIT`. Spans are in
  * nanoseconds.
@@ -989,6 +1025,11 @@ typedef struct gateway_submit_options {
     uint64_t timeout_run;
     /** Longest time from submission to the end; 0: as configured. */
     uint64_t timeout_total;
+    /**
+     * It may not run before this instant of the caller's clock, and its timeouts count from then on. One that has passed
+     * is now; 0: at once.
+     */
+    uint64_t not_before;
     /** Tokens its start takes from the customer's rate. Default 1. */
     uint64_t tokens;
     /** The lane it waits in, `GATEWAY_PRIORITY_NORMAL` by default. */
@@ -1267,8 +1308,10 @@ typedef struct gateway_job {
     uint32_t progress_ppm;
     /** Attempts that failed. */
     uint32_t attempts;
-    /** Returns to the queue that were not its fault. */
+    /** Returns to the queue that were not its fault: lost, given back or preempted. */
     uint32_t requeues;
+    /** How many of those the host asked for: `gateway_preempt` and `gateway_evict_backend`. */
+    uint32_t preemptions;
     /** Rises with each change. */
     uint32_t version;
     /** Who asked. */
@@ -1283,7 +1326,7 @@ typedef struct gateway_job {
 typedef struct gateway_reason {
     /** Until when, where the kind says so; else `GATEWAY_FOREVER`. */
     uint64_t until;
-    /** `GATEWAY_REASON_BACKOFF` and its like. */
+    /** `GATEWAY_REASON_NOT_BEFORE` and its like. */
     uint32_t kind;
     /** How many, where the kind says so; else 0. */
     uint32_t count;
@@ -1379,6 +1422,10 @@ typedef struct gateway_stats {
     uint64_t requeues_total;
     /** Leases that ended because nothing was heard any more, ever. */
     uint64_t lost_total;
+    /** Leases that their workers gave back, ever. */
+    uint64_t released_total;
+    /** Leases that the host took back, ever. */
+    uint64_t preempted_total;
     /** Times a job was stepped over because its customer could not run, ever. */
     uint64_t parked_total;
     /** Lanes climbed by waiting, ever. */
@@ -2201,6 +2248,39 @@ gateway_status gateway_remove_backend(gateway *gw, uint64_t now, const char *nam
 gateway_status gateway_drain_backend(gateway *gw, uint64_t now, const char *name, uint32_t draining);
 
 /**
+ * Ends all leases of a backend: its machine has gone, or has to. Their jobs wait again at once, whatever `preemptions_max`
+ * says, or end in error: `to` is `GATEWAY_EVICT_TO_QUEUE` or `GATEWAY_EVICT_TO_ERROR`. What they took is paid for by
+ * `billing_preempted`. The backend goes on taking new leases unless it is drained. One that has gone for good is drained,
+ * evicted, and then removed: a removed one has no name any more.
+ *
+ * `evicted` has room for `cap` leases; `*count` says how many were written, in the order in which they were granted. The
+ * list is told once and nowhere else, so it has to fit: with less room than the backend has live leases the answer is
+ * `GATEWAY_BUFFER_TOO_SMALL`, `*count` is how many it needs, and nothing has happened; not even a command is counted.
+ * `live` of `gateway_read_backend` says it beforehand, and a backend that is drained gets no more meanwhile.
+ *
+ *     gateway_backend backend;
+ *     gateway_drain_backend(gw, now, "flux-1", 1);
+ *     if (gateway_read_backend(gw, "flux-1", &backend) == GATEWAY_OK) {
+ *         size_t count = backend.live;
+ *         gateway_evicted *evicted = malloc(count * sizeof *evicted);
+ *         gateway_evict_backend(gw, now, "flux-1", GATEWAY_EVICT_TO_QUEUE, evicted, count, &count);
+ *         for (size_t i = 0; i < count; i++) printf("lease %llu ended\n", (unsigned long long)evicted[i].lease);
+ *         gateway_remove_backend(gw, now, "flux-1");
+ *         free(evicted);
+ *     }
+ *
+ * Errors: as `gateway_remove_backend`; `GATEWAY_OUT_OF_RANGE` for a `to` that is none; `GATEWAY_BUFFER_TOO_SMALL`. May be
+ * called from any thread.
+ */
+gateway_status gateway_evict_backend(gateway *gw,
+                                     uint64_t now,
+                                     const char *name,
+                                     uint32_t to,
+                                     gateway_evicted *evicted,
+                                     size_t cap,
+                                     size_t *count);
+
+/**
  * Holds a backend's breaker in `state`, `GATEWAY_FORCED_OPEN` or `GATEWAY_FORCED_CLOSED`, until an instant, or with
  * `GATEWAY_FOREVER` until further notice; `GATEWAY_FORCED_NONE` lets go of it.
  *
@@ -2435,8 +2515,8 @@ gateway_status gateway_fail(gateway *gw,
                             gateway_after_failure *after);
 
 /**
- * Takes a lease back. The job, whose id `*job` is, waits again at once, before what its customer submitted later. `job` may
- * be NULL.
+ * Takes a lease back: its worker cannot go on. The job, whose id `*job` is, waits again at once, before what its customer
+ * submitted later; or it is in error when that happened more than `releases_max` times. `job` may be NULL.
  *
  * Errors: as `gateway_heartbeat`. May be called from any thread.
  */
@@ -2459,6 +2539,50 @@ gateway_status gateway_release_with(gateway *gw,
                                     const gateway_usage *usage,
                                     size_t usage_len,
                                     gateway_job_id *job);
+
+/**
+ * The same, and the job may not run before `not_before`, an instant of the caller's clock: its worker cannot go on now, but
+ * later. That is no failed attempt. An instant that has passed is now. `job` may be NULL.
+ *
+ *     // The checkpoint is still being copied; it will take ten seconds.
+ *     uint64_t ready = now + 10 * GATEWAY_SECOND;
+ *     gateway_status status = gateway_release_until(gw, now, info.id, ready, NULL, 0, NULL);
+ *
+ * Errors: as `gateway_release_with`. May be called from any thread.
+ */
+gateway_status gateway_release_until(gateway *gw,
+                                     uint64_t now,
+                                     uint64_t lease,
+                                     uint64_t not_before,
+                                     const gateway_usage *usage,
+                                     size_t usage_len,
+                                     gateway_job_id *job);
+
+/**
+ * Takes the lease of a job that runs back, to make room for another one. The job waits again at once, for another attempt.
+ * `*lease`, which may be NULL, is the lease that ended: its worker is to be stopped, and its result is refused from now on.
+ * `usage` is what the lease used; 0 items: the lease's time. `billing_preempted` says who pays for it.
+ * `gateway_running_json` lists whom one could preempt; inside of a transaction the job that needs the room gets it at once:
+ *
+ *     static gateway_status make_room(gateway_tx *tx, void *context) {
+ *         room *own = context; // typedef struct { gateway_job_id batch; gateway_lease *urgent; } room;
+ *         gateway_status status = gateway_tx_preempt(tx, own->batch, NULL, 0, NULL);
+ *         if (status != GATEWAY_OK) return status;
+ *         return gateway_tx_dispatch_route(tx, "image/flux/dev/t2i", &own->urgent, NULL);
+ *     }
+ *     room own = {batch, NULL};
+ *     gateway_status status = gateway_transaction(gw, now, make_room, &own);
+ *
+ * Errors, in this order: `GATEWAY_UNKNOWN_JOB`; `GATEWAY_ENDED`; `GATEWAY_NOT_ALLOWED` for a job that waits;
+ * `GATEWAY_PREEMPTED_TOO_OFTEN` after `preemptions_max`; then as `gateway_cancel_with` for the usage. `GATEWAY_BAD_POINTER`,
+ * `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED` and `GATEWAY_REENTERED` are as everywhere. May be called from any thread.
+ */
+gateway_status gateway_preempt(gateway *gw,
+                               uint64_t now,
+                               gateway_job_id job,
+                               const gateway_usage *usage,
+                               size_t usage_len,
+                               uint64_t *lease);
 
 /**
  * Gives up the job of a live lease, whose id `*job` is: its worker says that nobody waits for the result any more. Unlike
@@ -2735,6 +2859,29 @@ gateway_status gateway_tx_release_with(gateway_tx *tx,
                                        gateway_job_id *job);
 
 /**
+ * As `gateway_release_until`.
+ *
+ * Errors: as there. Inside of a transaction's callback only.
+ */
+gateway_status gateway_tx_release_until(gateway_tx *tx,
+                                        uint64_t lease,
+                                        uint64_t not_before,
+                                        const gateway_usage *usage,
+                                        size_t usage_len,
+                                        gateway_job_id *job);
+
+/**
+ * As `gateway_preempt`.
+ *
+ * Errors: as there. Inside of a transaction's callback only.
+ */
+gateway_status gateway_tx_preempt(gateway_tx *tx,
+                                  gateway_job_id job,
+                                  const gateway_usage *usage,
+                                  size_t usage_len,
+                                  uint64_t *lease);
+
+/**
  * As `gateway_cancel_lease`.
  *
  * Errors: as there. Inside of a transaction's callback only.
@@ -2927,7 +3074,8 @@ gateway_status gateway_settlements_free(gateway_settlements *settlements);
 gateway_status gateway_read_job(const gateway *gw, gateway_job_id id, gateway_job *job);
 
 /**
- * A job as it stands, with its outcome and latest failure, as JSON.
+ * A job as it stands, with its outcome and latest failure, as JSON. `failed_on` are the names of the backends that failed
+ * it, the latest last.
  *
  * `GATEWAY_NONE`: no job of that id is known, or it is no longer. Errors: as `gateway_read_job`, and
  * `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
@@ -2982,7 +3130,7 @@ gateway_status gateway_backends_json(const gateway *gw, char *buf, size_t cap, s
 
 /**
  * The jobs that run on a backend, as a JSON list: the lowest lane first, and within a lane the lease that was granted first.
- * For a host that has to make room, or wants to know what a machine is at before it is taken away.
+ * For a host that has to make room by `gateway_preempt`, or wants to know what a machine is at before it is taken away.
  *
  * `GATEWAY_NONE`: there is no such backend. Errors: as `gateway_read_job`, `GATEWAY_NOT_UTF8`, and
  * `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
@@ -4013,11 +4161,11 @@ gateway_status gateway_backoff_next(const gateway_backoff *backoff,
 #define GATEWAY_CONFIG_INIT \
     {sizeof(gateway_config), 0, 0, NULL, NULL, NULL, 0, GATEWAY_SECOND, 300 * GATEWAY_SECOND, 0, 0, 0, 0, \
      100 * GATEWAY_MILLISECOND, GATEWAY_HOUR, GATEWAY_HOUR, 1073741824, 24 * GATEWAY_HOUR, 10 * GATEWAY_MINUTE, \
-     GATEWAY_MINUTE, GATEWAY_HOUR, GATEWAY_ORDERING_FAIR, 5, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, \
-     GATEWAY_PAYER_CUSTOMER, GATEWAY_PAYER_HOUSE, 10000, GATEWAY_EXCESS_CAP, 1, 100000, 1, 2000000, 10485760, 1048576, \
-     100000, 1000000, 0, 1000000, 10000, 1000, 10000, 16384, 1024, 64}
+     GATEWAY_MINUTE, GATEWAY_HOUR, GATEWAY_ORDERING_FAIR, 5, 1000, 1000, GATEWAY_PAYER_HOUSE, \
+     GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_CUSTOMER, GATEWAY_PAYER_HOUSE, GATEWAY_PAYER_HOUSE, 10000, GATEWAY_EXCESS_CAP, 1, \
+     100000, 1, 2000000, 10485760, 1048576, 100000, 1000000, 0, 1000000, 10000, 1000, 10000, 16384, 1024, 64, 0}
 #define GATEWAY_SUBMIT_OPTIONS_INIT \
-    {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, 1, GATEWAY_PRIORITY_NORMAL, 0}
+    {sizeof(gateway_submit_options), NULL, 0, NULL, NULL, 0, 0, 0, 0, 0, 0, 1, GATEWAY_PRIORITY_NORMAL, 0}
 #define GATEWAY_BACKEND_OPTIONS_INIT \
     {sizeof(gateway_backend_options), NULL, NULL, NULL, 0, NULL, 0, 0, GATEWAY_KIND_OTHER, 1, 1, 1}
 #define GATEWAY_FAILURE_INIT \

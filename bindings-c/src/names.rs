@@ -7,7 +7,7 @@ use libgateway::{BackendKind, BreakerState, FailureClass, JobState, Priority, Ta
 use crate::failure::Failure;
 use crate::input::choice;
 
-/// The job waits, for a backend or for the instant of its next attempt.
+/// The job waits, for a backend or for the instant before which it may not run.
 pub const GATEWAY_STATE_QUEUED: u32 = 0;
 /// The job is on a backend under a lease.
 pub const GATEWAY_STATE_RUNNING: u32 = 1;

@@ -89,6 +89,8 @@ pub const GATEWAY_NOT_ENDED: i32 = -603;
 pub const GATEWAY_NOT_ALLOWED: i32 = -604;
 /// The attempt is no longer the present one.
 pub const GATEWAY_STALE_ATTEMPT: i32 = -605;
+/// The job was preempted as often as it may be, and runs on.
+pub const GATEWAY_PREEMPTED_TOO_OFTEN: i32 = -606;
 /// No backend of that name is known.
 pub const GATEWAY_UNKNOWN_BACKEND: i32 = -701;
 /// The customer has no policy of its own.

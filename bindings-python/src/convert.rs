@@ -15,6 +15,10 @@ use crate::errors::{OrRaise, Raise};
 #[derive(Clone, Copy)]
 pub(crate) struct Moment(pub(crate) Timestamp);
 
+/// The instant before which a job may not run, as [`Moment`]; one that cannot be is refused by its name.
+#[derive(Clone, Copy)]
+pub(crate) struct NotBefore(pub(crate) Timestamp);
+
 /// A span: a `timedelta`, or a number of seconds.
 #[derive(Clone, Copy)]
 pub(crate) struct Seconds(pub(crate) Span);
@@ -60,6 +64,21 @@ impl<'py> FromPyObject<'_, 'py> for Moment {
             return nanos.map(|nanos| Self(Timestamp::from_nanos(nanos))).ok_or_else(beyond);
         }
         Err(PyTypeError::new_err("expected a datetime or an integer of nanoseconds since the Unix epoch"))
+    }
+}
+
+impl<'py> FromPyObject<'_, 'py> for NotBefore {
+    type Error = PyErr;
+
+    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        match value.extract::<Moment>() {
+            Ok(at) => Ok(Self(at.0)),
+            Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => {
+                let expected = "an instant from 0 to 2^64 nanoseconds since the Unix epoch";
+                Err(InputError::Malformed { field: "not_before_ns", expected }.raise(value.py()))
+            }
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -170,7 +170,7 @@ impl PyCustomerPolicy {
 /// The four clocks of a job, each a timedelta or seconds; ``None`` takes the default for that clock.
 ///
 /// ``queue``: longest single stay in the queue. ``start``: from submission to the first start. ``run``: of one attempt.
-/// ``total``: from submission to the end.
+/// ``total``: from submission to the end. Of a job that was submitted with ``not_before_ns`` they count from that instant.
 ///
 /// >>> from libgateway import Timeouts
 /// >>> Timeouts(queue=60, total=600)
@@ -243,18 +243,19 @@ value!(PyBillingPolicy, BillingPolicy);
 impl PyBillingPolicy {
     #[new]
     #[pyo3(signature = (*, failed=In(Payer::House), lost=In(Payer::House), cancelled=In(Payer::Customer),
-                        released=In(Payer::House), tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100)),
-                        excess=In(Excess::Cap), unmeasured_devices=true, late_usage_for=Seconds(Span::from_secs(3_600)),
-                        late_usage_max=100_000, settlements=true),
+                        released=In(Payer::House), preempted=In(Payer::House), tolerance_ppm=10_000,
+                        slack=Seconds(Span::from_millis(100)), excess=In(Excess::Cap), unmeasured_devices=true,
+                        late_usage_for=Seconds(Span::from_secs(3_600)), late_usage_max=100_000, settlements=true),
         text_signature = "(*, failed='house', lost='house', cancelled='customer', released='house', \
-                        tolerance_ppm=10000, slack=0.1, excess='cap', unmeasured_devices=True, late_usage_for=3600, \
-                        late_usage_max=100000, settlements=True)")]
+                        preempted='house', tolerance_ppm=10000, slack=0.1, excess='cap', unmeasured_devices=True, \
+                        late_usage_for=3600, late_usage_max=100000, settlements=True)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         failed: In<Payer>,
         lost: In<Payer>,
         cancelled: In<Payer>,
         released: In<Payer>,
+        preempted: In<Payer>,
         tolerance_ppm: u32,
         slack: Seconds,
         excess: In<Excess>,
@@ -264,7 +265,7 @@ impl PyBillingPolicy {
         settlements: bool,
     ) -> Self {
         let policy = BillingPolicy::default().failed(failed.0).lost(lost.0).cancelled(cancelled.0).released(released.0);
-        let policy = policy.tolerance_ppm(tolerance_ppm).slack(slack.0).excess(excess.0);
+        let policy = policy.preempted(preempted.0).tolerance_ppm(tolerance_ppm).slack(slack.0).excess(excess.0);
         let policy = policy.unmeasured_devices(unmeasured_devices).settlements(settlements);
         Self(policy.late_usage_for(late_usage_for.0).late_usage_max(late_usage_max))
     }

@@ -9,7 +9,7 @@ use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDelta, PyString};
 
-use crate::convert::{Body, GpuSeconds, Seconds, decimal};
+use crate::convert::{Body, GpuSeconds, NotBefore, Seconds, decimal};
 use crate::errors::{OrRaise, Raise};
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
@@ -454,6 +454,11 @@ pub(crate) fn failure_of(
 /// >>> from libgateway import Submit
 /// >>> Submit(customer="acme", route="image/flux/dev/t2i", payload="a red fox", id="j_00000000000000000000000007").id.int
 /// 7
+/// >>> from libgateway import Backend, Gateway
+/// >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], now_ns=0)
+/// >>> [job] = gateway.submit_many([Submit("acme", "image/flux/dev/t2i", not_before_ns=5_000)], now_ns=0)
+/// >>> gateway.dispatch(now_ns=4_999) is None, gateway.dispatch(now_ns=5_000).job == job
+/// (True, True)
 #[pyclass(module = "libgateway", name = "Submit", frozen)]
 pub(crate) struct PySubmit(pub(crate) Submit<'static>);
 
@@ -463,7 +468,7 @@ value!(PySubmit, Submit<'static>);
 impl PySubmit {
     #[new]
     #[pyo3(signature = (customer, route, payload=None, *, priority=None, estimate=None, tokens=1, affinity=None,
-                        idempotency_key=None, timeouts=None, id=None))]
+                        idempotency_key=None, timeouts=None, not_before_ns=None, id=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
         py: Python<'_>,
@@ -476,6 +481,7 @@ impl PySubmit {
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
+        not_before_ns: Option<NotBefore>,
         id: Option<JobArg>,
     ) -> PyResult<Self> {
         let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;
@@ -487,6 +493,7 @@ impl PySubmit {
         submit.affinity = affinity.map(|key| Cow::Owned(key.to_owned()));
         submit.idempotency_key = idempotency_key.map(|key| Cow::Owned(key.to_owned()));
         submit.timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        submit.not_before = not_before_ns.map(|at| at.0);
         Ok(Self(submit))
     }
 

@@ -2,8 +2,8 @@
 
 use libgateway::{
     Advance, Batch, BillingReceipt, BillingRecord, BillingTotals, BreakerReason, BreakerStatus, Corrected, Correction,
-    Counters, CustomerView, DeviceTime, Event, EventKind, JobFailure, JobView, Outcome, Output, RateHeaders, Span,
-    Stats, StoredJob, Timestamp, Usage, WaitReason, WatchEvent,
+    Counters, CustomerView, DeviceTime, Event, EventKind, Evicted, JobFailure, JobView, Outcome, Output, RateHeaders,
+    Span, Stats, StoredJob, Timestamp, Usage, WaitReason, WatchEvent,
 };
 use pyo3::BoundObject;
 use pyo3::prelude::*;
@@ -88,6 +88,7 @@ impl ToPy for JobView {
             self.progress_ppm,
             self.attempts,
             self.requeues,
+            self.preemptions,
             self.lease.map(|lease| lease.as_u64()),
             self.backend.as_deref(),
             PyTuple::new(py, &self.failed_on)?,
@@ -100,8 +101,12 @@ impl ToPy for JobView {
 
 impl ToPy for WaitReason {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let mut failed = &[][..];
         let (kind, until, running, jobs) = match *self {
-            Self::Backoff { until } => ("backoff", Some(until), None, None),
+            Self::NotBefore { until, ref failed_on } => {
+                failed = failed_on;
+                ("not_before", Some(until), None, None)
+            }
             Self::Paused => ("paused", None, None, None),
             Self::NoBackend => ("no_backend", None, None, None),
             Self::CustomerRunning { running } => ("customer_running", None, Some(running), None),
@@ -110,7 +115,7 @@ impl ToPy for WaitReason {
             Self::Behind { jobs } => ("behind", None, None, Some(jobs)),
             _ => ("next", None, None, None),
         };
-        dataclass!(py, "WaitReason", kind, nanos(until), running, jobs)
+        dataclass!(py, "WaitReason", kind, nanos(until), running, jobs, PyTuple::new(py, failed)?)
     }
 }
 
@@ -170,6 +175,8 @@ impl ToPy for Counters {
             self.retries,
             self.requeues,
             self.lost,
+            self.released,
+            self.preempted,
             self.parked,
             self.aged,
             self.forgotten,
@@ -345,6 +352,12 @@ impl ToPy for Corrected {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let (reported, billed) = (self.reported.as_nanos(), self.billed.as_nanos());
         dataclass!(py, "Corrected", PyJobId(self.job), self.settlement, reported, billed, self.capped)
+    }
+}
+
+impl ToPy for Evicted {
+    fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        dataclass!(py, "Evicted", self.lease.as_u64(), PyJobId(self.job))
     }
 }
 

@@ -2,8 +2,8 @@
 
 use libgateway::error::InputError;
 use libgateway::{
-    BackendKind, BillingOutcome, BreakerState, CancelReason, Excess, FailureClass, ForcedState, JobState, Ordering,
-    Payer, Priority, RateRule, Task,
+    BackendKind, BillingOutcome, BreakerState, CancelReason, EvictTo, Excess, FailureClass, ForcedState, JobState,
+    Ordering, Payer, Priority, RateRule, Task,
 };
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -147,6 +147,7 @@ words! {
         ForcedState::Closed => "closed", ForcedState::Open => "open",
     ];
     Payer, "Payer", "payer", "customer or house", [Payer::Customer => "customer", Payer::House => "house"];
+    EvictTo, "EvictTo", "to", "queue or error", [EvictTo::Queue => "queue", EvictTo::Error => "error"];
     Excess, "Excess", "excess", "cap or refuse", [Excess::Cap => "cap", Excess::Refuse => "refuse"];
     BillingOutcome, "BillingOutcome", "outcome", "ended, abandoned or swept", [
         BillingOutcome::Ended => "ended", BillingOutcome::Abandoned => "abandoned", BillingOutcome::Swept => "swept",

@@ -373,7 +373,9 @@ impl CircuitBreaker {
 
     /// When the state changes by itself: the end of the open time or of a forced state, or the deadline of the probe.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        Some(self.phase.deadline).filter(|at| *at != Timestamp::MAX).map(|at| self.clock.to_host(at))
+        // The last instant is never, whichever clock shows it.
+        let shown = Some(self.phase.deadline).filter(|at| *at != Timestamp::MAX).map(|at| self.clock.to_host(at));
+        shown.filter(|at| *at != Timestamp::MAX)
     }
 
     /// Overrides the breaker until `until`, or until [`CircuitBreaker::release`] if there is no end. All calls that are

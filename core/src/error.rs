@@ -150,6 +150,14 @@ pub enum JobError {
         /// The present one.
         present: u32,
     },
+    /// The job was preempted as often as it may be, and runs on.
+    #[error("job {job} was preempted {preemptions} times, as often as it may be")]
+    PreemptedTooOften {
+        /// The id.
+        job: JobId,
+        /// How often.
+        preemptions: u32,
+    },
     /// A value of the call cannot be.
     #[error(transparent)]
     Input(#[from] InputError),
@@ -172,6 +180,7 @@ coded!(JobError, JOB {
     NotEnded = 603 "not_ended",
     NotAllowed = 604 "not_allowed",
     StaleAttempt = 605 "stale_attempt",
+    PreemptedTooOften = 606 "preempted_too_often",
 } delegate Input, Billing field |_| Some("job"));
 
 /// A backend, customer or route is not there or cannot be. 7xx. Nothing has changed.

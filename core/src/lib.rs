@@ -57,9 +57,9 @@ pub use failure::FailureClass;
 pub use gateway::Plant;
 pub use gateway::{
     Abort, Advance, AfterFailure, BackendView, BillingPolicy, Command, Corrected, Correction, Counters, CustomerPolicy,
-    CustomerView, DeviceTime, Digest, Dispatch, Entry, Event, EventKind, Failure, Gateway, GatewayConfig, JobView,
-    Leaf, Lease, Payer, Reply, Route, Settled, Settlement, Slices, Stats, Step, Submit, TakenSettlements, Transaction,
-    WaitReason, Watch, WatchEvent, WatchStep,
+    CustomerView, DeviceTime, Digest, Dispatch, Entry, Event, EventKind, EvictTo, Evicted, Failure, Gateway,
+    GatewayConfig, JobView, Leaf, Lease, Payer, Reply, Route, Settled, Settlement, Slices, Stats, Step, Submit,
+    TakenSettlements, Transaction, WaitReason, Watch, WatchEvent, WatchStep,
 };
 pub use heap::IndexedHeap;
 pub use histogram::Histogram;

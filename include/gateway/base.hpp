@@ -250,6 +250,8 @@ struct submit_options {
     std::uint64_t tokens = 1;
     span estimate{};
     span timeout_queue{}, timeout_start{}, timeout_run{}, timeout_total{};
+    /// It may not run before this instant, and its timeouts count from then on.
+    std::optional<instant> not_before{};
 };
 
 /// A backend.
@@ -329,6 +331,7 @@ public:
         c_.priority = own.priority, c_.tokens = own.tokens, c_.estimate = count(own.estimate);
         c_.timeout_queue = count(own.timeout_queue), c_.timeout_start = count(own.timeout_start);
         c_.timeout_run = count(own.timeout_run), c_.timeout_total = count(own.timeout_total);
+        if (own.not_before) c_.not_before = count(*own.not_before);
     }
     const gateway_submit_options *get() const { return &c_; }
 
@@ -445,6 +448,16 @@ public:
     answer<void> release(const lease &own, const usage &used = {}) {
         const detail::c_usage u(used);
         return done(gateway_tx_release_with(tx_, own.id(), u.get(), u.size(), nullptr));
+    }
+    answer<void> release_until(const lease &own, instant not_before, const usage &used = {}) {
+        const detail::c_usage u(used);
+        return done(gateway_tx_release_until(tx_, own.id(), detail::count(not_before), u.get(), u.size(), nullptr));
+    }
+    answer<std::uint64_t> preempt(job_id job, const usage &used = {}) {
+        std::uint64_t ended = 0;
+        const detail::c_usage u(used);
+        const auto status = gateway_tx_preempt(tx_, job, u.get(), u.size(), &ended);
+        return Errors::template give<std::uint64_t>(status, [&] { return ended; });
     }
     answer<void> cancel(job_id job, const usage &used = {}) {
         const detail::c_usage u(used);

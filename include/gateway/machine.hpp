@@ -58,6 +58,23 @@ public:
     answer<void> drain_backend(std::string_view name, bool draining, instant at = now()) {
         return done(gateway_drain_backend(get(), detail::count(at), detail::c_text(name).get(), draining));
     }
+    /// Ends all leases of a backend, which are the answer: its machine has gone, or has to.
+    answer<std::vector<gateway_evicted>> evict_backend(std::string_view name, std::uint32_t to = GATEWAY_EVICT_TO_QUEUE,
+                                                       instant at = now()) {
+        const detail::c_text n(name);
+        gateway_backend known{};
+        gateway_read_backend(get(), n.get(), &known);
+        std::vector<gateway_evicted> evicted;
+        std::size_t size = known.live;
+        gateway_status status = GATEWAY_BUFFER_TOO_SMALL;
+        // Nothing has happened where the list is too short: others may have leased meanwhile.
+        while (status == GATEWAY_BUFFER_TOO_SMALL) {
+            evicted.resize(size);
+            status = gateway_evict_backend(get(), detail::count(at), n.get(), to, evicted.data(), evicted.size(), &size);
+        }
+        evicted.resize(status == GATEWAY_OK ? size : 0);
+        return Errors::template give<std::vector<gateway_evicted>>(status, [&] { return std::move(evicted); });
+    }
     answer<void> force_breaker(std::string_view name, std::uint32_t state, std::optional<instant> until = {},
                                instant at = now()) {
         return done(gateway_force_breaker(get(), detail::count(at), detail::c_text(name).get(), state, detail::until(until)));
@@ -173,6 +190,19 @@ public:
         const detail::c_usage u(used);
         return done(gateway_release_with(get(), detail::count(at), own.id(), u.get(), u.size(), nullptr));
     }
+    /// Gives a lease back whose job may not run before an instant: its worker cannot go on now, but later.
+    answer<void> release_until(const lease &own, instant not_before, const usage &used = {}, instant at = now()) {
+        const detail::c_usage u(used);
+        return done(gateway_release_until(get(), detail::count(at), own.id(), detail::count(not_before), u.get(), u.size(),
+                                          nullptr));
+    }
+    /// Takes the lease of a job that runs back, to make room for another one. The answer is the lease that ended.
+    answer<std::uint64_t> preempt(job_id job, const usage &used = {}, instant at = now()) {
+        std::uint64_t ended = 0;
+        const detail::c_usage u(used);
+        const auto status = gateway_preempt(get(), detail::count(at), job, u.get(), u.size(), &ended);
+        return Errors::template give<std::uint64_t>(status, [&] { return ended; });
+    }
     /// Gives the lease's job up, as long as it is its live lease.
     answer<void> cancel(const lease &own, const usage &used = {}, instant at = now()) {
         const detail::c_usage u(used);
@@ -244,6 +274,15 @@ public:
     }
     answer<std::optional<gateway_customer>> customer(std::string_view name) const {
         return ask<gateway_customer>(gateway_read_customer, detail::c_text(name).get());
+    }
+    /// A job as it stands, as JSON, with the names of the backends that failed it.
+    answer<std::optional<std::string>> json(job_id job) const {
+        std::string text;
+        const auto status = detail::fill_text(text, [&](char *buf, std::size_t cap, std::size_t *needed) {
+            return gateway_job_json(get(), job, buf, cap, needed);
+        });
+        return Errors::template give<std::optional<std::string>>(
+            status, [&] { return status == GATEWAY_OK ? std::optional(std::move(text)) : std::nullopt; });
     }
     /// The bytes of how a job ended: where the result lies, the result, or the words of its failure.
     answer<std::optional<std::pair<gateway_outcome, std::string>>> outcome(job_id job) const {

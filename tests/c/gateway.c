@@ -179,8 +179,12 @@ static void failures_are_retried_or_end_the_job(void) {
 
     gateway_reason reason;
     OK(gateway_explain(gw, id_of(1), &reason));
-    NUMBER(reason.kind, GATEWAY_REASON_BACKOFF);
+    NUMBER(reason.kind, GATEWAY_REASON_NOT_BEFORE);
     NUMBER(reason.until, backoff_end);
+    NUMBER(reason.count, 1);
+    char json[2048];
+    OK(gateway_job_json(gw, id_of(1), json, sizeof json, NULL));
+    CHECK(strstr(json, "\"failed_on\":[\"flux-1\"]") != NULL);
     uint64_t deadline = 0;
     OK(gateway_next_deadline(gw, &deadline));
     NUMBER(deadline, backoff_end);

@@ -253,6 +253,8 @@ MAY_BE_NULL = {
     ("gateway_accept_clock", "advanced"),
     ("gateway_wait_ended", "state"),
     ("gateway_put_prices", "prices"),
+    ("gateway_preempt", "usage"),
+    ("gateway_release_until", "usage"),
     ("gateway_release_with", "job"),
     ("gateway_release_with", "usage"),
     ("gateway_return_settlements", "count"),

@@ -58,6 +58,7 @@ static void each_field_is_read(void) {
     config.unmeasured_devices = 0, config.settlements = 0, config.steps_max = 68;
     config.retained_bytes_max = 69, config.idempotency_for = 70, config.idempotency_keys_max = 71;
     config.idempotency_free = GATEWAY_FREE_CANCELLED, config.entropy = 72;
+    config.releases_max = 73, config.preemptions_max = 74, config.billing_preempted = GATEWAY_PAYER_CUSTOMER;
     gateway *gw = NULL;
     OK(gateway_new(&config, START, &gw));
     char json[4096];
@@ -66,11 +67,12 @@ static void each_field_is_read(void) {
          "{\"seed\":41,\"ordering\":\"fifo\",\"age_after\":42,\"customer\":{\"weight\":14,\"rate\":{\"amount\":12,\"per\":11,"
          "\"burst\":13},\"running_max\":15,\"queued_max\":16,\"tier\":\"gold\"},\"estimate\":43,\"lease_for\":44,"
          "\"timeouts\":{\"queue\":45,\"start\":46,\"run\":47,\"total\":48},\"backoff\":{\"base\":21,\"factor_ppm\":1000025,"
-         "\"max\":22,\"retries\":26,\"jitter_ppm\":27,\"total\":23,\"retry_after_max\":28,\"seed\":24},\"losses_max\":54,\"breaker\":{\"window\":31,"
+         "\"max\":22,\"retries\":26,\"jitter_ppm\":27,\"total\":23,\"retry_after_max\":28,\"seed\":24},\"losses_max\":54,"
+         "\"releases_max\":73,\"preemptions_max\":74,\"breaker\":{\"window\":31,"
          "\"buckets\":3,\"failure_rate_ppm\":36,\"failure_rate_rule\":\"above\",\"calls_min\":37,"
          "\"consecutive_failures\":38,\"open_for\":32,\"open_for_factor\":39,\"open_for_max\":33,\"probes_to_close\":40,"
          "\"probe_timeout\":34},\"billing\":{\"failed\":\"customer\",\"lost\":\"customer\",\"cancelled\":\"house\","
-         "\"released\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
+         "\"released\":\"customer\",\"preempted\":\"customer\",\"tolerance_ppm\":55,\"slack\":49,\"excess\":\"refuse\",\"unmeasured_devices\":false,"
          "\"late_usage_for\":66,\"late_usage_max\":67,\"settlements\":false},\"jobs_max\":56,"
          "\"payload_len_max\":57,\"output_len_max\":58,\"retain_for\":50,"
          "\"retained_max\":59,\"retained_bytes_max\":69,\"idempotency_for\":70,\"idempotency_keys_max\":71,"
@@ -153,12 +155,16 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     REFUSED(config.ordering = 2, "ordering");
     REFUSED(config.ordering = UINT32_MAX, "ordering");
     REFUSED(config.losses_max = 1000001, "losses_max");
+    REFUSED(config.releases_max = 1000001, "releases_max");
+    REFUSED(config.preemptions_max = 1000001, "preemptions_max");
     REFUSED(config.billing_lost = 2, "billing_lost");
     REFUSED(config.billing_released = 2, "billing_released");
+    REFUSED(config.billing_preempted = 2, "billing_preempted");
     REFUSED(config.billing_excess = 2, "billing_excess");
     REFUSED(config.settlements = 2, "settlements");
     REFUSED(config.jobs_max = 0, "jobs_max");
     REFUSED(config.estimate = 0, "estimate");
+    REFUSED(config.reserved = 1, "reserved");
     REFUSED(customer.weight = 0, "weight");
     REFUSED(customer.weight = 1000001, "weight");
     REFUSED(customer.reserved = 1, "reserved");
@@ -208,6 +214,8 @@ static void numbers_that_stand_for_nothing_are_refused_by_name(void) {
     failure.retriable = 0;
     failure.reserved = 1;
     STATUS(gateway_fail(gw, START, info.id, &failure, NULL, 0, NULL), GATEWAY_OUT_OF_RANGE);
+    size_t count = 0;
+    STATUS(gateway_evict_backend(gw, START, "flux-1", 2, NULL, 0, &count), GATEWAY_OUT_OF_RANGE);
     gateway_batch batch = {1, 1, (uint64_t)UINT32_MAX + 1};
     STATUS(gateway_confirm_settlements(gw, START, &batch, NULL), GATEWAY_OUT_OF_RANGE);
     OK(gateway_free(gw));
@@ -222,6 +230,16 @@ static void the_largest_numbers_are_answered(void) {
     OK(gateway_dispatch(gw, UINT64_MAX, &lease, &until));
     OK(gateway_lease_free(lease));
     STATUS(gateway_heartbeat(gw, UINT64_MAX, UINT64_MAX, &until), GATEWAY_UNKNOWN_LEASE);
+    gateway_job job;
+    OK(gateway_read_job(gw, id_of(1), &job));
+    OK(gateway_release_until(gw, UINT64_MAX, job.lease, UINT64_MAX, NULL, 0, NULL));
+    gateway_submit_options options = GATEWAY_SUBMIT_OPTIONS_INIT;
+    options.not_before = UINT64_MAX;
+    OK(gateway_submit(gw, UINT64_MAX, id_of(2), "acme", "image/flux/dev/t2i", &options, NULL));
+    gateway_evicted evicted;
+    size_t count = 9;
+    OK(gateway_evict_backend(gw, UINT64_MAX, "flux-1", GATEWAY_EVICT_TO_ERROR, &evicted, SIZE_MAX, &count));
+    NUMBER(count, 0);
     OK(gateway_advance(gw, UINT64_MAX, NULL));
     OK(gateway_accept_clock(gw, UINT64_MAX, NULL));
     gateway_settlements *taken = NULL;

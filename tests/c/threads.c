@@ -294,6 +294,92 @@ static void a_retry_that_falls_due_wakes_a_waiter(void) {
     OK(gateway_free(gw));
 }
 
+static void a_delayed_job_wakes_a_waiter_at_its_instant(void) {
+    gateway *gw = gateway_now_flux(1);
+    waiter own = waiter_on(gw, GATEWAY_FOREVER);
+    pthread_t thread = start(wait_dispatch, &own);
+    until_waiting(gw, 1);
+    gateway_submit_options options = GATEWAY_SUBMIT_OPTIONS_INIT;
+    options.not_before = gateway_now() + 20 * GATEWAY_MILLISECOND;
+    OK(gateway_submit(gw, gateway_now(), id_of(1), "acme", "image/flux/dev/t2i", &options, NULL));
+    join_all(&thread, 1);
+    STATUS(own.status, GATEWAY_OK);
+    CHECK(same_id(own.job, id_of(1)));
+    CHECK(gateway_now() >= options.not_before);
+    OK(gateway_free(gw));
+}
+
+static void room_that_is_made_wakes_a_waiter(void) {
+    gateway *gw = gateway_now_flux(1);
+    gateway_submit_options options = GATEWAY_SUBMIT_OPTIONS_INIT;
+    options.priority = GATEWAY_PRIORITY_HIGH;
+    submit(gw, gateway_now(), 1);
+    lease_next(gw, gateway_now());
+    for (uint64_t n = 2; n <= 3; n++) {
+        waiter own = waiter_on(gw, GATEWAY_FOREVER);
+        OK(gateway_submit(gw, gateway_now(), id_of(n), "acme", "image/flux/dev/t2i", &options, NULL));
+        pthread_t thread = start(wait_dispatch, &own);
+        until_waiting(gw, 1);
+        gateway_evicted evicted[1];
+        size_t count = 0;
+        if (n == 2) OK(gateway_preempt(gw, gateway_now(), id_of(1), NULL, 0, NULL));
+        else OK(gateway_evict_backend(gw, gateway_now(), "flux-1", GATEWAY_EVICT_TO_ERROR, evicted, 1, &count));
+        join_all(&thread, 1);
+        STATUS(own.status, GATEWAY_OK);
+        CHECK(same_id(own.job, id_of(n)));
+    }
+    OK(gateway_free(gw));
+}
+
+/* --- A backend that is evicted while others lease from it: each lease is told to somebody --- */
+
+typedef struct {
+    gateway *gw;
+    uint64_t leases;
+} lessee;
+
+static void *lease_on(void *context) {
+    lessee *own = (lessee *)context;
+    for (int i = 0; i < 200; i++) {
+        gateway_lease *lease = NULL;
+        gateway_status status = gateway_dispatch(own->gw, START, &lease, NULL);
+        CHECK(status == GATEWAY_OK || status == GATEWAY_WAIT);
+        own->leases += status == GATEWAY_OK;
+        OK(gateway_lease_free(lease));
+    }
+    return NULL;
+}
+
+static void no_lease_of_an_evicted_backend_is_lost_on_the_way(void) {
+    gateway *gw = flux_gateway(8);
+    for (uint64_t n = 1; n <= 16; n++) submit(gw, START, n);
+    lessee lessees[THREADS];
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        lessees[i].gw = gw, lessees[i].leases = 0;
+        threads[i] = start(lease_on, &lessees[i]);
+    }
+    uint64_t granted = 0, told = 0;
+    for (int i = 0; i < 400; i++) {
+        // Some lists are too short: what they would have told stays as it is.
+        gateway_evicted evicted[8];
+        const size_t cap = (size_t)i % 9;
+        size_t count = 0;
+        gateway_status status = gateway_evict_backend(gw, START, "flux-1", GATEWAY_EVICT_TO_QUEUE, evicted, cap, &count);
+        CHECK(status == GATEWAY_OK ? count <= cap : status == GATEWAY_BUFFER_TOO_SMALL && count > cap);
+        if (status == GATEWAY_OK) told += count;
+    }
+    join_all(threads, THREADS);
+    for (int i = 0; i < THREADS; i++) granted += lessees[i].leases;
+    gateway_stats stats;
+    OK(gateway_read_stats(gw, &stats));
+    CHECK(granted > 0);
+    NUMBER(stats.leases_total, granted);
+    NUMBER(stats.preempted_total, told);
+    NUMBER(stats.running, granted - told);
+    OK(gateway_free(gw));
+}
+
 static void *(*const waits[])(void *) = {wait_dispatch, wait_batch, wait_ended, wait_change, wait_transaction};
 #define WAITS 5
 
@@ -559,6 +645,9 @@ int main(void) {
     a_transaction_waits_until_all_of_it_can_happen();
     no_change_is_missed();
     a_retry_that_falls_due_wakes_a_waiter();
+    a_delayed_job_wakes_a_waiter_at_its_instant();
+    room_that_is_made_wakes_a_waiter();
+    no_lease_of_an_evicted_backend_is_lost_on_the_way();
     who_waits_gets_the_outcome_however_few_are_kept();
     the_end_of_a_job_wakes_its_own_watcher_alone();
     transactions_that_wait_do_not_wake_each_other();

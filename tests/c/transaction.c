@@ -116,6 +116,76 @@ static void every_step_is_there(void) {
     OK(gateway_free(gw));
 }
 
+/* --- Room for another one --- */
+
+typedef struct {
+    gateway_job_id batch;
+    uint64_t ended;
+    gateway_lease *urgent;
+} room;
+
+static gateway_status make_room(gateway_tx *tx, void *context) {
+    room *own = (room *)context;
+    gateway_status status = gateway_tx_preempt(tx, own->batch, NULL, 0, &own->ended);
+    if (status != GATEWAY_OK) return status;
+    return gateway_tx_dispatch_route(tx, "image/flux/schnell/t2i", &own->urgent, NULL);
+}
+
+static void an_urgent_job_gets_the_slot_of_a_preempted_one_or_nothing_happens(void) {
+    gateway *gw = flux_gateway(1);
+    submit(gw, START, 1);
+    gateway_lease_info batch = lease_next(gw, START);
+    // Nobody is there for whom it would make room.
+    uint8_t before[GATEWAY_DIGEST_LEN], after[GATEWAY_DIGEST_LEN];
+    digest_of(gw, before);
+    room own = {id_of(1), 0, NULL};
+    STATUS(gateway_transaction(gw, START, make_room, &own), GATEWAY_WAIT);
+    digest_of(gw, after);
+    CHECK(memcmp(before, after, sizeof before) == 0);
+    OK(gateway_heartbeat(gw, START, batch.id, NULL));
+
+    OK(gateway_submit(gw, START, id_of(2), "acme", "image/flux/schnell/t2i", NULL, NULL));
+    OK(gateway_transaction(gw, START, make_room, &own));
+    NUMBER(own.ended, batch.id);
+    gateway_lease_info urgent;
+    OK(gateway_lease_read(own.urgent, &urgent));
+    CHECK(same_id(urgent.job, id_of(2)));
+    OK(gateway_lease_free(own.urgent));
+    STATUS(gateway_heartbeat(gw, START, batch.id, NULL), GATEWAY_SUPERSEDED);
+    gateway_job job;
+    OK(gateway_read_job(gw, id_of(1), &job));
+    NUMBER(job.state, GATEWAY_STATE_QUEUED);
+    NUMBER(job.preemptions, 1);
+    NUMBER(job.attempts, 0);
+    STATUS(gateway_transaction(gw, START, make_room, &own), GATEWAY_NOT_ALLOWED);
+    OK(gateway_free(gw));
+}
+
+static gateway_status put_off(gateway_tx *tx, void *context) {
+    const uint64_t lease = *(uint64_t *)context;
+    gateway_usage usage = {"GPU-1", GATEWAY_SECOND};
+    gateway_job_id job;
+    STATUS(gateway_tx_release_until(tx, lease, START + 1, NULL, 1, NULL), GATEWAY_BAD_POINTER);
+    OK(gateway_tx_release_until(tx, lease, START + 10 * GATEWAY_SECOND, &usage, 1, &job));
+    CHECK(same_id(job, id_of(1)));
+    STATUS(gateway_tx_release_until(tx, lease, START + 1, NULL, 0, NULL), GATEWAY_SUPERSEDED);
+    STATUS(gateway_tx_preempt(tx, id_of(1), NULL, 0, NULL), GATEWAY_NOT_ALLOWED);
+    STATUS(gateway_tx_preempt(tx, id_of(9), NULL, 0, NULL), GATEWAY_UNKNOWN_JOB);
+    return GATEWAY_OK;
+}
+
+static void a_job_is_put_off_within_a_transaction(void) {
+    gateway *gw = flux_gateway(1);
+    submit(gw, START, 1);
+    uint64_t lease = lease_next(gw, START).id;
+    OK(gateway_transaction(gw, START + 2 * GATEWAY_SECOND, put_off, &lease));
+    uint64_t deadline = 0;
+    OK(gateway_next_deadline(gw, &deadline));
+    NUMBER(deadline, START + 10 * GATEWAY_SECOND);
+    NUMBER(lease_next(gw, deadline).attempt, 2);
+    OK(gateway_free(gw));
+}
+
 static gateway_status second(gateway_tx *tx, void *context) {
     STATUS(gateway_tx_now((gateway_tx *)context, NULL), GATEWAY_BAD_POINTER);
     uint64_t now;
@@ -199,6 +269,8 @@ static void no_gateway_can_be_called_from_inside_and_no_tx_outlives_its_call(voi
 int main(void) {
     both_steps_happen_or_neither();
     every_step_is_there();
+    an_urgent_job_gets_the_slot_of_a_preempted_one_or_nothing_happens();
+    a_job_is_put_off_within_a_transaction();
     an_attempt_that_fails_takes_only_itself_back();
     no_gateway_can_be_called_from_inside_and_no_tx_outlives_its_call();
     NUMBER(gateway_handles_live(), 0);

@@ -175,6 +175,52 @@ static void transactions_are_callables() {
     CHECK(until >= START + 5 * GATEWAY_SECOND && until <= START + 5500 * GATEWAY_MILLISECOND);
 }
 
+static void jobs_run_later_and_make_room() {
+    lg::gateway gw = flux();
+    lg::submit_options later;
+    later.not_before = start + 5s;
+    gw.submit(id_of(1), "acme", "image/flux/dev/t2i", later, start);
+    CHECK(gw.explain(id_of(1))->kind == GATEWAY_REASON_NOT_BEFORE && !gw.dispatch(start + 5s - 1ns));
+    auto lease = gw.dispatch(start + 5s);
+    CHECK(lease->job() == id_of(1));
+    gw.release_until(*lease, start + 9s, {{"GPU-1", 1s}}, start + 7s);
+    CHECK(!gw.dispatch(start + 9s - 1ns));
+    lease = gw.dispatch(start + 9s);
+    CHECK(lease->attempt() == 2 && gw.read(id_of(1))->attempts == 0);
+    CHECK(gw.preempt(id_of(1), {}, start + 9s) == lease->id() && gw.read(id_of(1))->preemptions == 1);
+    STATUS(thrown([&] { gw.preempt(id_of(1), {}, start + 9s); }), GATEWAY_NOT_ALLOWED);
+    lease = gw.dispatch(start + 9s);
+
+    gw.submit(id_of(2), "acme", "image/flux/schnell/t2i", {}, start + 9s);
+    gw.put_backend("flux-1", {"image", "flux", {"schnell", "dev"}, 1}, start + 9s);
+    std::optional<lg::lease> urgent;
+    STATUS(gw.transaction([&](lg::transaction &tx) {
+        CHECK(tx.preempt(id_of(1)) == lease->id());
+        urgent = tx.dispatch_route("image/flux/schnell/t2i");
+        return urgent.has_value();
+    }, start + 9s), GATEWAY_OK);
+    CHECK(urgent->job() == id_of(2));
+    STATUS(gw.transaction([&](lg::transaction &tx) {
+        tx.release_until(*urgent, start + 20s);
+        return true;
+    }, start + 9s), GATEWAY_OK);
+    CHECK(gw.explain(id_of(2))->until == START + 20 * GATEWAY_SECOND);
+
+    lease = gw.dispatch(start + 9s);
+    const auto evicted = gw.evict_backend("flux-1", GATEWAY_EVICT_TO_ERROR, start + 9s);
+    gw.remove_backend("flux-1", start + 9s);
+    CHECK(evicted.size() == 1 && evicted[0].lease == lease->id() && evicted[0].job == id_of(1));
+    CHECK(!gw.backend("flux-1") && gw.json(id_of(1))->find("\"failed_on\":[]") != std::string::npos);
+    CHECK(!gw.json(id_of(3)).has_value());
+    STATUS(thrown([&] { gw.evict_backend("flux-1", GATEWAY_EVICT_TO_QUEUE, start + 9s); }), GATEWAY_UNKNOWN_BACKEND);
+
+    lg::results::gateway other = *lg::results::gateway::make(GATEWAY_CONFIG_INIT, start);
+    CHECK(bool(other.put_backend("flux-1", {"image", "flux", {"*"}}, start)));
+    CHECK(other.evict_backend("flux-1", GATEWAY_EVICT_TO_QUEUE, start)->empty());
+    STATUS(other.evict_backend("flux-2").why().status, GATEWAY_UNKNOWN_BACKEND);
+    STATUS(other.preempt(id_of(1)).why().status, GATEWAY_UNKNOWN_JOB);
+}
+
 static void gateways_move_and_waiters_wait() {
     lg::gateway gw = flux();
     gw.submit(id_of(1), "acme", "image/flux/dev/t2i", {}, start);
@@ -262,6 +308,7 @@ int main() {
     errors_are_exceptions_and_nothing_has_happened();
     errors_are_results_by_choice();
     transactions_are_callables();
+    jobs_run_later_and_make_room();
     gateways_move_and_waiters_wait();
     parts_stand_alone();
     NUMBER(gateway_handles_live(), 0);

@@ -71,6 +71,7 @@ ROUTES = st.builds(
     st.sampled_from(["", "", "", "?backend=torch"]),
 )
 SPANS = st.sampled_from([0, 1, 10**9, 5 * 10**9, 2**64 - 1])
+INSTANTS = st.sampled_from([None, None, 0, START, START + 1, START + 5 * 10**9, START + 400 * 10**9, 2**64 - 1])
 USAGE = st.lists(st.fixed_dictionaries({"device": st.sampled_from(["g0", "g1"]), "gpu_ns": st.integers(0, 10**10)}), max_size=2)
 OUTPUT = st.sampled_from([{"url": "https://cdn/1"}, {"inline": [137, 80]}, {"inline": "text"}, {"url": ""}])
 
@@ -92,6 +93,7 @@ LEAVES = st.one_of(
         affinity=st.sampled_from([None, None, "lora-1", "lora-2"]),
         idempotency_key=st.sampled_from([None, None, "k1", "k2"]),
         timeouts=st.fixed_dictionaries({}, optional={"queue": SPANS, "start": SPANS, "run": SPANS, "total": SPANS}),
+        not_before=INSTANTS,
     ),
     command("dispatch"),
     command("dispatch"),
@@ -109,7 +111,8 @@ LEAVES = st.one_of(
         ),
         usage=USAGE,
     ),
-    command("release", lease=LEASES),
+    command("release", lease=LEASES, not_before=INSTANTS, usage=USAGE),
+    command("preempt", job=JOBS, usage=USAGE),
     command("cancel", job=JOBS),
     command("delete", job=JOBS),
 )
@@ -138,6 +141,7 @@ COMMANDS = st.one_of(
     ),
     command("remove_backend", backend=BACKENDS),
     command("drain_backend", backend=BACKENDS, draining=st.booleans()),
+    command("evict_backend", backend=BACKENDS, to=st.sampled_from(["queue", "queue", "error", "nowhere"])),
     command("force_breaker", backend=BACKENDS, state=st.sampled_from([None, "open", "closed"]), until=st.none()),
     command(
         "put_customer",
@@ -191,6 +195,9 @@ CONFIGS = st.fixed_dictionaries(
         "jobs_max": st.integers(2, 20),
         "retained_max": st.integers(0, 5),
         "losses_max": st.integers(0, 2),
+        "releases_max": st.sampled_from([0, 1, 2, 1_000_000]),
+        "preemptions_max": st.sampled_from([0, 1, 2, 1_000_000]),
+        "billing": st.fixed_dictionaries({"preempted": st.sampled_from(["customer", "house"])}),
         "events_max": st.integers(1, 5),
     },
 )

@@ -73,6 +73,9 @@ def test_an_error_tells_number_code_field_and_message_and_survives_a_pickle() ->
         (601, lambda g: g.cancel(libgateway.JobId(1))),
         (602, lambda g: [g.cancel(job) for job in [g.submit("a", ROUTE)] * 2]),
         (603, lambda g: g.delete(g.submit("a", ROUTE))),
+        (604, lambda g: g.preempt(g.submit("a", ROUTE))),
+        (606, lambda g: [own.submit("a", ROUTE) and [own.preempt(lease.job) for lease in own.dispatch_many(1)]
+                         for own in [Gateway(backends=[flux()], preemptions_max=0)]]),
         (701, lambda g: g.drain_backend("nobody")),
         (702, lambda g: g.remove_customer("nobody")),
         (703, lambda g: g.pause("image/wan/dev/t2i")),

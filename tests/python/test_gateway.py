@@ -92,7 +92,7 @@ def test_a_failure_is_tried_again_at_its_instant_and_not_before(gateway: Gateway
     at = lease.fail("http", "loading", status=503, retry_after=5)
     assert at == START + 5 * SECOND
     reason = gateway.explain(job)
-    assert reason is not None and (reason.kind, reason.until_ns) == ("backoff", at)
+    assert reason is not None and (reason.kind, reason.until_ns, reason.failed_on) == ("not_before", at, ("flux-1",))
     clock.now = at - 1
     assert gateway.dispatch() is None
     clock.now = at

@@ -173,6 +173,17 @@ def test_steps_at_an_instant_grant_leases_that_keep_to_it() -> None:
     assert gateway.now_ns == START + 2
 
 
+def test_a_lease_granted_at_an_instant_is_given_back_and_up_at_the_latest_one() -> None:
+    # Both were told at the system's time: years after the lease was granted.
+    gateway = Gateway(backends=[flux(slots=4)], seed=1, now_ns=START)
+    for end in ("release", "cancel"):
+        gateway.submit("acme", ROUTE, now_ns=START)
+        lease = gateway.dispatch(now_ns=START)
+        assert lease is not None
+        getattr(lease, end)()
+        assert gateway.now_ns == START
+
+
 def test_a_block_that_waits_takes_no_instant(gateway: Gateway, virtual: Callable[..., object]) -> None:
     async def main() -> None:
         with pytest.raises(TypeError):

@@ -120,6 +120,12 @@ fn mistakes() -> BTreeMap<u16, Box<dyn Fn() -> ErrorReply>> {
         store.start(START, id(1)).unwrap();
         say(store.complete(START, id(1), first, Output::url("u")))
     });
+    met(606, || {
+        let mut rig = Rig::with_slots(GatewayConfig::default().preemptions_max(0), 1);
+        rig.submit(job(1, "acme", DEV));
+        rig.lease();
+        say(rig.gateway.preempt(rig.now, id(1), Usage::unmeasured()))
+    });
     // The fleet.
     met(701, || say(rig().gateway.drain_backend(START, "gpu-9", true)));
     met(702, || say(rig().gateway.remove_customer(START, "acme")));

@@ -189,6 +189,11 @@ pub struct gateway_config {
     pub ordering: u32,
     /// How often a job may lose its worker before it is in error, at most 1 000 000. Default 5.
     pub losses_max: u32,
+    /// How often its workers may give a job back before it is in error, at most 1 000 000. Default 1 000.
+    pub releases_max: u32,
+    /// How often a job may be preempted, at most 1 000 000; after that `gateway_preempt` is refused and it runs on.
+    /// Default 1 000.
+    pub preemptions_max: u32,
     /// Who pays for an attempt that failed. Default `GATEWAY_PAYER_HOUSE`.
     pub billing_failed: u32,
     /// Who pays for an attempt whose worker vanished. Default `GATEWAY_PAYER_HOUSE`.
@@ -197,6 +202,9 @@ pub struct gateway_config {
     pub billing_cancelled: u32,
     /// Who pays for an attempt whose worker gave its lease back. Default `GATEWAY_PAYER_HOUSE`.
     pub billing_released: u32,
+    /// Who pays for an attempt that the host ended by preempting its job or evicting its backend. Default
+    /// `GATEWAY_PAYER_HOUSE`.
+    pub billing_preempted: u32,
     /// How much more than the lease's time a device may report, in parts per million. Default 10 000.
     pub billing_tolerance_ppm: u32,
     /// What becomes of a usage beyond that. Default `GATEWAY_EXCESS_CAP`.
@@ -234,6 +242,8 @@ pub struct gateway_config {
     pub due_max: u32,
     /// Steps a transaction as data has at most, those within steps counted each. Default 64.
     pub steps_max: u32,
+    /// Must be 0.
+    pub reserved: u32,
 }
 
 // SAFETY: repr(C), begins with its size, and has integers and pointers only.
@@ -312,10 +322,13 @@ unsafe impl Options for gateway_config {
         clock_jump_max: GATEWAY_HOUR,
         ordering: GATEWAY_ORDERING_FAIR,
         losses_max: 5,
+        releases_max: 1_000,
+        preemptions_max: 1_000,
         billing_failed: GATEWAY_PAYER_HOUSE,
         billing_lost: GATEWAY_PAYER_HOUSE,
         billing_cancelled: GATEWAY_PAYER_CUSTOMER,
         billing_released: GATEWAY_PAYER_HOUSE,
+        billing_preempted: GATEWAY_PAYER_HOUSE,
         billing_tolerance_ppm: 10_000,
         billing_excess: GATEWAY_EXCESS_CAP,
         unmeasured_devices: 1,
@@ -334,6 +347,7 @@ unsafe impl Options for gateway_config {
         events_max: 16_384,
         due_max: 1_024,
         steps_max: 64,
+        reserved: 0,
     };
 }
 
@@ -416,6 +430,7 @@ impl gateway_config {
     /// # Safety
     /// Each pointer is NULL or points to what its field says.
     pub(crate) unsafe fn read(&self) -> Result<GatewayConfig, Failure> {
+        reserved(self.reserved)?;
         let free = freed(self.idempotency_free)?;
         let payer = |value, field| choice(value, &[Payer::Customer, Payer::House], field);
         let billing = BillingPolicy::default()
@@ -423,6 +438,7 @@ impl gateway_config {
             .lost(payer(self.billing_lost, "billing_lost")?)
             .cancelled(payer(self.billing_cancelled, "billing_cancelled")?)
             .released(payer(self.billing_released, "billing_released")?)
+            .preempted(payer(self.billing_preempted, "billing_preempted")?)
             .excess(excess(self.billing_excess, "billing_excess")?)
             .unmeasured_devices(choice(self.unmeasured_devices, &[false, true], "unmeasured_devices")?)
             .late_usage_for(Span::from_nanos(self.late_usage_for))
@@ -448,6 +464,8 @@ impl gateway_config {
             .timeouts(timeouts(self.timeout_queue, self.timeout_start, self.timeout_run, self.timeout_total))
             .backoff(backoff)
             .losses_max(self.losses_max)
+            .releases_max(self.releases_max)
+            .preemptions_max(self.preemptions_max)
             .breaker(breaker)
             .billing(billing)
             .jobs_max(self.jobs_max)
@@ -490,6 +508,6 @@ mod tests {
         assert_eq!(size_of::<gateway_customer_policy>(), 8 * 5 + 4 * 4);
         assert_eq!(size_of::<gateway_backoff_config>(), 8 * 6 + 4 * 4);
         assert_eq!(size_of::<gateway_breaker_config>(), 8 * 5 + 4 * 8);
-        assert_eq!(size_of::<gateway_config>(), 8 * 21 + 4 * 24);
+        assert_eq!(size_of::<gateway_config>(), 8 * 21 + 4 * 28);
     }
 }

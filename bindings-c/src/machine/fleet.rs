@@ -2,15 +2,18 @@
 
 use std::ffi::c_char;
 
-use libgateway::{Backend, ForcedState, Route};
+use libgateway::{Backend, EvictTo, Evicted, ForcedState, Gateway, Route};
 
+use super::command;
 use super::config::gateway_customer_policy;
 use super::jobs::done;
 use crate::failure::Failure;
 use crate::guard::guard;
 use crate::handle::gateway;
-use crate::input::{Options, at, choice, list, optional_instant, optional_span, options, text};
+use crate::ids::gateway_job_id;
+use crate::input::{Options, Out, at, choice, list, optional_instant, optional_span, options, outs, text};
 use crate::names::{self, GATEWAY_KIND_OTHER};
+use crate::output::id_out;
 use crate::status::*;
 
 /// A free word about a backend, for the host: endpoint, region, driver.
@@ -72,6 +75,28 @@ unsafe impl Options for gateway_backend_options {
         devices: 1,
         warm_max: 1,
     };
+}
+
+/// The jobs of an evicted backend wait again at once.
+pub const GATEWAY_EVICT_TO_QUEUE: u32 = 0;
+/// The jobs of an evicted backend end in error.
+pub const GATEWAY_EVICT_TO_ERROR: u32 = 1;
+
+/// A lease that ended because its backend was taken from it.
+#[allow(non_camel_case_types)]
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct gateway_evicted {
+    /// The lease: its worker's result is refused from now on.
+    pub lease: u64,
+    /// The job.
+    pub job: gateway_job_id,
+}
+
+impl From<Evicted> for gateway_evicted {
+    fn from(evicted: Evicted) -> Self {
+        Self { lease: evicted.lease.as_u64(), job: id_out(evicted.job) }
+    }
 }
 
 /// No override: lets go of it.
@@ -172,6 +197,69 @@ pub unsafe extern "C" fn gateway_drain_backend(
         let name = unsafe { text(name, "name") }?;
         done(gw, |gateway| Ok(gateway.drain_backend(at(now), name, draining != 0)?))
     })
+}
+
+/// Ends all leases of a backend: its machine has gone, or has to. Their jobs wait again at once, whatever `preemptions_max`
+/// says, or end in error: `to` is `GATEWAY_EVICT_TO_QUEUE` or `GATEWAY_EVICT_TO_ERROR`. What they took is paid for by
+/// `billing_preempted`. The backend goes on taking new leases unless it is drained. One that has gone for good is drained,
+/// evicted, and then removed: a removed one has no name any more.
+///
+/// `evicted` has room for `cap` leases; `*count` says how many were written, in the order in which they were granted. The
+/// list is told once and nowhere else, so it has to fit: with less room than the backend has live leases the answer is
+/// `GATEWAY_BUFFER_TOO_SMALL`, `*count` is how many it needs, and nothing has happened; not even a command is counted.
+/// `live` of `gateway_read_backend` says it beforehand, and a backend that is drained gets no more meanwhile.
+///
+///     gateway_backend backend;
+///     gateway_drain_backend(gw, now, "flux-1", 1);
+///     if (gateway_read_backend(gw, "flux-1", &backend) == GATEWAY_OK) {
+///         size_t count = backend.live;
+///         gateway_evicted *evicted = malloc(count * sizeof *evicted);
+///         gateway_evict_backend(gw, now, "flux-1", GATEWAY_EVICT_TO_QUEUE, evicted, count, &count);
+///         for (size_t i = 0; i < count; i++) printf("lease %llu ended\n", (unsigned long long)evicted[i].lease);
+///         gateway_remove_backend(gw, now, "flux-1");
+///         free(evicted);
+///     }
+///
+/// Errors: as `gateway_remove_backend`; `GATEWAY_OUT_OF_RANGE` for a `to` that is none; `GATEWAY_BUFFER_TOO_SMALL`. May be
+/// called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_evict_backend(
+    gw: *mut gateway,
+    now: u64,
+    name: *const c_char,
+    to: u32,
+    evicted: *mut gateway_evicted,
+    cap: usize,
+    count: *mut usize,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (name, mut evicted, count) =
+            unsafe { (text(name, "name")?, outs(evicted, cap, "evicted")?, Out::required(count, "count")?) };
+        let to = choice(to, &[EvictTo::Queue, EvictTo::Error], "to")?;
+        let ended = command(gw, |gateway| {
+            let live = live_on(gateway, name);
+            // What is due by `now` ends leases and grants none, so what fits before it fits after it.
+            if live > cap { Ok(Err(live)) } else { Ok(Ok(gateway.evict_backend(at(now), name, to)?)) }
+        })?;
+        match ended {
+            Err(live) => {
+                count.set(live);
+                let message = format!("the list has room for {cap} leases, the backend has {live}");
+                Err(Failure::edge(GATEWAY_BUFFER_TOO_SMALL, Some("evicted"), message))
+            }
+            Ok(ended) => {
+                count.set(ended.len());
+                ended.into_iter().for_each(|own| evicted.push(own.into()));
+                Ok(GATEWAY_OK)
+            }
+        }
+    })
+}
+
+/// How many leases a backend has; none where it is not known.
+fn live_on(gateway: &Gateway, name: &str) -> usize {
+    gateway.backend(name).map_or(0, |view| view.live as usize)
 }
 
 /// Holds a backend's breaker in `state`, `GATEWAY_FORCED_OPEN` or `GATEWAY_FORCED_CLOSED`, until an instant, or with

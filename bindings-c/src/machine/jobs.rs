@@ -41,6 +41,9 @@ pub struct gateway_submit_options {
     pub timeout_run: u64,
     /// Longest time from submission to the end; 0: as configured.
     pub timeout_total: u64,
+    /// It may not run before this instant of the caller's clock, and its timeouts count from then on. One that has passed
+    /// is now; 0: at once.
+    pub not_before: u64,
     /// Tokens its start takes from the customer's rate. Default 1.
     pub tokens: u64,
     /// The lane it waits in, `GATEWAY_PRIORITY_NORMAL` by default.
@@ -62,6 +65,7 @@ unsafe impl Options for gateway_submit_options {
         timeout_start: 0,
         timeout_run: 0,
         timeout_total: 0,
+        not_before: 0,
         tokens: 1,
         priority: GATEWAY_PRIORITY_NORMAL,
         reserved: 0,
@@ -101,6 +105,9 @@ pub(crate) unsafe fn read_submit<'a>(
     }
     if let Some(affinity) = affinity {
         submit = submit.affinity(affinity);
+    }
+    if own.not_before != 0 {
+        submit = submit.not_before(at(own.not_before));
     }
     if let Some(key) = key {
         submit = submit.idempotency_key(key);

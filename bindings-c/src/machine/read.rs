@@ -47,8 +47,10 @@ pub struct gateway_job {
     pub progress_ppm: u32,
     /// Attempts that failed.
     pub attempts: u32,
-    /// Returns to the queue that were not its fault.
+    /// Returns to the queue that were not its fault: lost, given back or preempted.
     pub requeues: u32,
+    /// How many of those the host asked for: `gateway_preempt` and `gateway_evict_backend`.
+    pub preemptions: u32,
     /// Rises with each change.
     pub version: u32,
     /// Who asked.
@@ -158,6 +160,10 @@ pub struct gateway_stats {
     pub requeues_total: u64,
     /// Leases that ended because nothing was heard any more, ever.
     pub lost_total: u64,
+    /// Leases that their workers gave back, ever.
+    pub released_total: u64,
+    /// Leases that the host took back, ever.
+    pub preempted_total: u64,
     /// Times a job was stepped over because its customer could not run, ever.
     pub parked_total: u64,
     /// Lanes climbed by waiting, ever.
@@ -182,8 +188,9 @@ pub struct gateway_stats {
     pub unpriced_ns_high: u64,
 }
 
-/// Its next attempt is not due before `until`.
-pub const GATEWAY_REASON_BACKOFF: u32 = 0;
+/// It may not run before `until`: its submission or its worker said so, or an attempt failed. `count` backends failed it so
+/// far, and another one is preferred; `failed_on` of `gateway_job_json` names them.
+pub const GATEWAY_REASON_NOT_BEFORE: u32 = 0;
 /// Its route is paused.
 pub const GATEWAY_REASON_PAUSED: u32 = 1;
 /// No backend serves its route.
@@ -208,7 +215,7 @@ pub const GATEWAY_REASON_OTHER: u32 = 4294967295;
 pub struct gateway_reason {
     /// Until when, where the kind says so; else `GATEWAY_FOREVER`.
     pub until: u64,
-    /// `GATEWAY_REASON_BACKOFF` and its like.
+    /// `GATEWAY_REASON_NOT_BEFORE` and its like.
     pub kind: u32,
     /// How many, where the kind says so; else 0.
     pub count: u32,
@@ -254,6 +261,7 @@ impl From<&JobView> for gateway_job {
             progress_ppm: job.progress_ppm,
             attempts: job.attempts,
             requeues: job.requeues,
+            preemptions: job.preemptions,
             version: job.version,
             customer: fixed(&job.customer),
             backend: fixed(job.backend.as_deref().unwrap_or_default()),
@@ -320,6 +328,8 @@ impl From<Stats> for gateway_stats {
             retries_total: counters.retries,
             requeues_total: counters.requeues,
             lost_total: counters.lost,
+            released_total: counters.released,
+            preempted_total: counters.preempted,
             parked_total: counters.parked,
             aged_total: counters.aged,
             forgotten_total: counters.forgotten,
@@ -339,7 +349,10 @@ impl From<WaitReason> for gateway_reason {
     fn from(reason: WaitReason) -> Self {
         let told = |kind, until, count| Self { kind, until: instant_or_forever(until), count };
         match reason {
-            WaitReason::Backoff { until } => told(GATEWAY_REASON_BACKOFF, Some(until), 0),
+            WaitReason::NotBefore { until, failed_on } => {
+                // No more are remembered than fit.
+                told(GATEWAY_REASON_NOT_BEFORE, Some(until), failed_on.len() as u32)
+            }
             WaitReason::Paused => told(GATEWAY_REASON_PAUSED, None, 0),
             WaitReason::NoBackend => told(GATEWAY_REASON_NO_BACKEND, None, 0),
             WaitReason::CustomerRunning { running } => told(GATEWAY_REASON_CUSTOMER_RUNNING, None, running),
@@ -411,7 +424,8 @@ pub unsafe extern "C" fn gateway_read_job(
     })
 }
 
-/// A job as it stands, with its outcome and latest failure, as JSON.
+/// A job as it stands, with its outcome and latest failure, as JSON. `failed_on` are the names of the backends that failed
+/// it, the latest last.
 ///
 /// `GATEWAY_NONE`: no job of that id is known, or it is no longer. Errors: as `gateway_read_job`, and
 /// `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.
@@ -535,7 +549,7 @@ pub unsafe extern "C" fn gateway_backends_json(
 }
 
 /// The jobs that run on a backend, as a JSON list: the lowest lane first, and within a lane the lease that was granted first.
-/// For a host that has to make room, or wants to know what a machine is at before it is taken away.
+/// For a host that has to make room by `gateway_preempt`, or wants to know what a machine is at before it is taken away.
 ///
 /// `GATEWAY_NONE`: there is no such backend. Errors: as `gateway_read_job`, `GATEWAY_NOT_UTF8`, and
 /// `GATEWAY_BUFFER_TOO_SMALL`. May be called from any thread.

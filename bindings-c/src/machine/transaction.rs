@@ -410,6 +410,46 @@ pub unsafe extern "C" fn gateway_tx_release_with(
     })
 }
 
+/// As `gateway_release_until`.
+///
+/// Errors: as there. Inside of a transaction's callback only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_tx_release_until(
+    tx: *mut gateway_tx,
+    lease: u64,
+    not_before: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
+        let lease = LeaseId::from_u64(lease);
+        job.set(id_out(step(tx, |tx| Ok(tx.release_until(lease, at(not_before), usage)?))?));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// As `gateway_preempt`.
+///
+/// Errors: as there. Inside of a transaction's callback only.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_tx_preempt(
+    tx: *mut gateway_tx,
+    job: gateway_job_id,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    lease: *mut u64,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, lease) = unsafe { (read_usage(usage, usage_len)?, Out::optional(lease, "lease")?) };
+        lease.set(step(tx, |tx| Ok(tx.preempt(job_id(job), usage)?.as_u64()))?);
+        Ok(GATEWAY_OK)
+    })
+}
+
 /// As `gateway_cancel_lease`.
 ///
 /// Errors: as there. Inside of a transaction's callback only.

@@ -11,7 +11,8 @@ use crate::guard::guard;
 use crate::handle::{gateway, gateway_lease};
 use crate::ids::gateway_job_id;
 use crate::input::{
-    Options, Out, at, bytes, choice, given, instant_or_forever, list, optional_span, optional_text, options, outs, text,
+    Options, Out, at, bytes, choice, given, instant_or_forever, job_id, list, optional_span, optional_text, options,
+    outs, text,
 };
 use crate::names::{self, GATEWAY_FAILURE_BACKEND};
 use crate::output::id_out;
@@ -406,8 +407,8 @@ pub unsafe extern "C" fn gateway_fail(
     })
 }
 
-/// Takes a lease back. The job, whose id `*job` is, waits again at once, before what its customer submitted later. `job` may
-/// be NULL.
+/// Takes a lease back: its worker cannot go on. The job, whose id `*job` is, waits again at once, before what its customer
+/// submitted later; or it is in error when that happened more than `releases_max` times. `job` may be NULL.
 ///
 /// Errors: as `gateway_heartbeat`. May be called from any thread.
 #[unsafe(no_mangle)]
@@ -445,6 +446,68 @@ pub unsafe extern "C" fn gateway_release_with(
         let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
         let id = command(gw, |gateway| Ok(gateway.release_with(at(now), LeaseId::from_u64(lease), usage)?))?;
         job.set(id_out(id));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// The same, and the job may not run before `not_before`, an instant of the caller's clock: its worker cannot go on now, but
+/// later. That is no failed attempt. An instant that has passed is now. `job` may be NULL.
+///
+///     // The checkpoint is still being copied; it will take ten seconds.
+///     uint64_t ready = now + 10 * GATEWAY_SECOND;
+///     gateway_status status = gateway_release_until(gw, now, info.id, ready, NULL, 0, NULL);
+///
+/// Errors: as `gateway_release_with`. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_release_until(
+    gw: *mut gateway,
+    now: u64,
+    lease: u64,
+    not_before: u64,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
+        let lease = LeaseId::from_u64(lease);
+        let id = command(gw, |gateway| Ok(gateway.release_until(at(now), lease, at(not_before), usage)?))?;
+        job.set(id_out(id));
+        Ok(GATEWAY_OK)
+    })
+}
+
+/// Takes the lease of a job that runs back, to make room for another one. The job waits again at once, for another attempt.
+/// `*lease`, which may be NULL, is the lease that ended: its worker is to be stopped, and its result is refused from now on.
+/// `usage` is what the lease used; 0 items: the lease's time. `billing_preempted` says who pays for it.
+/// `gateway_running_json` lists whom one could preempt; inside of a transaction the job that needs the room gets it at once:
+///
+///     static gateway_status make_room(gateway_tx *tx, void *context) {
+///         room *own = context; // typedef struct { gateway_job_id batch; gateway_lease *urgent; } room;
+///         gateway_status status = gateway_tx_preempt(tx, own->batch, NULL, 0, NULL);
+///         if (status != GATEWAY_OK) return status;
+///         return gateway_tx_dispatch_route(tx, "image/flux/dev/t2i", &own->urgent, NULL);
+///     }
+///     room own = {batch, NULL};
+///     gateway_status status = gateway_transaction(gw, now, make_room, &own);
+///
+/// Errors, in this order: `GATEWAY_UNKNOWN_JOB`; `GATEWAY_ENDED`; `GATEWAY_NOT_ALLOWED` for a job that waits;
+/// `GATEWAY_PREEMPTED_TOO_OFTEN` after `preemptions_max`; then as `gateway_cancel_with` for the usage. `GATEWAY_BAD_POINTER`,
+/// `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED` and `GATEWAY_REENTERED` are as everywhere. May be called from any thread.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_preempt(
+    gw: *mut gateway,
+    now: u64,
+    job: gateway_job_id,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    lease: *mut u64,
+) -> gateway_status {
+    guard(|| {
+        // SAFETY: the caller's promise.
+        let (usage, lease) = unsafe { (read_usage(usage, usage_len)?, Out::optional(lease, "lease")?) };
+        lease.set(command(gw, |gateway| Ok(gateway.preempt(at(now), job_id(job), usage)?.as_u64()))?);
         Ok(GATEWAY_OK)
     })
 }

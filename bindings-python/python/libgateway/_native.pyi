@@ -23,6 +23,7 @@ from .values import (
     CustomerView,
     DeviceTime,
     Event,
+    Evicted,
     FailureKind,
     JobState,
     JobView,
@@ -153,7 +154,8 @@ class Submit(_Value):
     def __new__(
         cls, customer: str, route: str | Route, payload: Body | None = None, *, priority: str | None = None,
         estimate: Seconds | None = None, tokens: int = 1, affinity: str | None = None,
-        idempotency_key: str | None = None, timeouts: Timeouts | None = None, id: JobId | str | None = None
+        idempotency_key: str | None = None, timeouts: Timeouts | None = None, not_before_ns: Moment | None = None,
+        id: JobId | str | None = None
     ) -> Self: ...
     @property
     def id(self) -> JobId: ...
@@ -211,8 +213,9 @@ class Timeouts(_Value):
 class BillingPolicy(_Value):
     def __new__(
         cls, *, failed: str = "house", lost: str = "house", cancelled: str = "customer", released: str = "house",
-        tolerance_ppm: int = 10000, slack: Seconds = 0.1, excess: str = "cap", unmeasured_devices: bool = True,
-        late_usage_for: Seconds = 3600, late_usage_max: int = 100000, settlements: bool = True
+        preempted: str = "house", tolerance_ppm: int = 10000, slack: Seconds = 0.1, excess: str = "cap",
+        unmeasured_devices: bool = True, late_usage_for: Seconds = 3600, late_usage_max: int = 100000,
+        settlements: bool = True
     ) -> Self: ...
 
 @final
@@ -497,8 +500,9 @@ class Lease:
              retry_after: Seconds | None = None, retriable: bool | None = None, usage: Usage | None = None,
              gpu_seconds: Seconds | None = None, gpu_ns: int | None = None, device: str = "gpu",
              now_ns: Moment | None = None) -> int | None: ...
-    def release(self, *, usage: Usage | None = None, gpu_seconds: Seconds | None = None, gpu_ns: int | None = None,
-                device: str = "gpu", now_ns: Moment | None = None) -> JobId: ...
+    def release(self, *, not_before_ns: Moment | None = None, usage: Usage | None = None,
+                gpu_seconds: Seconds | None = None, gpu_ns: int | None = None, device: str = "gpu",
+                now_ns: Moment | None = None) -> JobId: ...
     def cancel(self, *, usage: Usage | None = None, gpu_seconds: Seconds | None = None, gpu_ns: int | None = None,
                device: str = "gpu", now_ns: Moment | None = None) -> JobId: ...
     def heartbeat(self, *, now_ns: Moment | None = None) -> int: ...
@@ -622,7 +626,8 @@ class Steps:
     def submit(
         self, customer: str, route: str | Route, payload: Body | None = None, *, priority: str | None = None,
         estimate: Seconds | None = None, tokens: int = 1, affinity: str | None = None,
-        idempotency_key: str | None = None, timeouts: Timeouts | None = None, id: JobId | str | None = None
+        idempotency_key: str | None = None, timeouts: Timeouts | None = None, not_before_ns: Moment | None = None,
+        id: JobId | str | None = None
     ) -> None: ...
     def dispatch(self, *, route: str | Route | None = None) -> None: ...
     def dispatch_to(self, backend: str, n: int = 1) -> None: ...
@@ -631,7 +636,10 @@ class Steps:
     def complete(self, lease: Lease | int, output: Body, *, usage: Usage | None = None,
                  gpu_seconds: Seconds | None = None, gpu_ns: int | None = None, device: str = "gpu") -> None: ...
     def fail(self, lease: Lease | int, failure: Failure, *, usage: Usage | None = None) -> None: ...
-    def release(self, lease: Lease | int, *, usage: Usage | None = None) -> None: ...
+    def release(
+        self, lease: Lease | int, *, not_before_ns: Moment | None = None, usage: Usage | None = None
+    ) -> None: ...
+    def preempt(self, job: JobId | str, *, usage: Usage | None = None) -> None: ...
     def cancel(self, job: JobId | str, *, usage: Usage | None = None) -> None: ...
     def cancel_lease(self, lease: Lease | int, *, usage: Usage | None = None) -> None: ...
     def correct_usage(self, lease: Lease | int, usage: Usage) -> None: ...
@@ -652,8 +660,9 @@ class Gateway:
         prices: PriceBook | None = None, seed: int | None = None, ordering: str = "fair",
         age_after: Seconds | None = None, customer: CustomerPolicy | None = None, estimate: Seconds = 1,
         lease_for: Seconds = 300, timeouts: Timeouts | None = None, backoff: Backoff | None = None,
-        losses_max: int = 5, breaker: BreakerConfig | None = None, billing: BillingPolicy | None = None,
-        jobs_max: int = 2000000, payload_len_max: int = 10485760, output_len_max: int = 1048576,
+        losses_max: int = 5, releases_max: int = 1000, preemptions_max: int = 1000,
+        breaker: BreakerConfig | None = None, billing: BillingPolicy | None = None, jobs_max: int = 2000000,
+        payload_len_max: int = 10485760, output_len_max: int = 1048576,
         retain_for: Seconds = 3600, retained_max: int = 100000, retained_bytes_max: int = 1073741824,
         idempotency_for: Seconds = 86400, idempotency_keys_max: int = 1000000, idempotency_free_failed: bool = False,
         idempotency_free_cancelled: bool = False, customers_max: int = 1000000,
@@ -698,8 +707,8 @@ class Gateway:
     def submit(
         self, customer: str, route: str | Route, payload: Body | None = None, *, priority: str | None = None,
         estimate: Seconds | None = None, tokens: int = 1, affinity: str | None = None,
-        idempotency_key: str | None = None, timeouts: Timeouts | None = None, id: JobId | str | None = None,
-        now_ns: Moment | None = None
+        idempotency_key: str | None = None, timeouts: Timeouts | None = None, not_before_ns: Moment | None = None,
+        id: JobId | str | None = None, now_ns: Moment | None = None
     ) -> JobId: ...
     def submit_many(self, submits: Sequence[Submit], *, now_ns: Moment | None = None) -> list[JobId | GatewayError]: ...
     def dispatch(self, *, route: str | Route | None = None, now_ns: Moment | None = None) -> Lease | None: ...
@@ -719,8 +728,11 @@ class Gateway:
              retry_after: Seconds | None = None, retriable: bool | None = None, usage: Usage | None = None,
              gpu_seconds: Seconds | None = None, gpu_ns: int | None = None, device: str = "gpu",
              now_ns: Moment | None = None) -> int | None: ...
-    def release(self, lease: Lease | int, *, usage: Usage | None = None, gpu_seconds: Seconds | None = None,
-                gpu_ns: int | None = None, device: str = "gpu", now_ns: Moment | None = None) -> JobId: ...
+    def release(self, lease: Lease | int, *, not_before_ns: Moment | None = None, usage: Usage | None = None,
+                gpu_seconds: Seconds | None = None, gpu_ns: int | None = None, device: str = "gpu",
+                now_ns: Moment | None = None) -> JobId: ...
+    def preempt(self, job: JobId | str, *, usage: Usage | None = None, gpu_seconds: Seconds | None = None,
+                gpu_ns: int | None = None, device: str = "gpu", now_ns: Moment | None = None) -> int: ...
     def cancel(self, job: JobId | str, *, usage: Usage | None = None, gpu_seconds: Seconds | None = None,
                gpu_ns: int | None = None, device: str = "gpu", now_ns: Moment | None = None) -> None: ...
     def cancel_lease(self, lease: Lease | int, *, usage: Usage | None = None, gpu_seconds: Seconds | None = None,
@@ -733,6 +745,7 @@ class Gateway:
     def put_backend(self, backend: Backend, *, now_ns: Moment | None = None) -> None: ...
     def remove_backend(self, backend: str, *, now_ns: Moment | None = None) -> None: ...
     def drain_backend(self, backend: str, draining: bool = True, *, now_ns: Moment | None = None) -> None: ...
+    def evict_backend(self, backend: str, *, to: str = "queue", now_ns: Moment | None = None) -> list[Evicted]: ...
     def force_breaker(
         self, backend: str, state: str | None, *, until: Moment | None = None, now_ns: Moment | None = None
     ) -> None: ...

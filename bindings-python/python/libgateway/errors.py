@@ -275,6 +275,12 @@ class StaleAttemptError(JobError):
     number, code = 605, "stale_attempt"
 
 
+class PreemptedTooOftenError(JobError):
+    """The job was preempted as often as it may be, and runs on."""
+
+    number, code = 606, "preempted_too_often"
+
+
 class UnknownBackendError(FleetError):
     """No backend of that name is known."""
 

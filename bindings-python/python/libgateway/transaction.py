@@ -77,6 +77,7 @@ class _Gathered:
         affinity: str | None = None,
         idempotency_key: str | None = None,
         timeouts: Timeouts | None = None,
+        not_before_ns: Moment | None = None,
         id: JobId | str | None = None,
     ) -> Step[JobId]:
         """Takes a job in."""
@@ -90,6 +91,7 @@ class _Gathered:
             affinity=affinity,
             idempotency_key=idempotency_key,
             timeouts=timeouts,
+            not_before_ns=not_before_ns,
             id=id,
         )
         return self._add()
@@ -133,9 +135,28 @@ class _Gathered:
         self._open().fail(lease, failure, usage=usage)
         return self._add()
 
-    def release(self, lease: Lease | int, *, usage: Usage | None = None) -> Step[JobId]:
-        """Takes a lease back."""
-        self._open().release(lease, usage=usage)
+    def release(
+        self, lease: Lease | int, *, not_before_ns: Moment | None = None, usage: Usage | None = None
+    ) -> Step[JobId]:
+        """Takes a lease back; the job waits again, at once or until an instant."""
+        self._open().release(lease, not_before_ns=not_before_ns, usage=usage)
+        return self._add()
+
+    def preempt(self, job: JobId | str, *, usage: Usage | None = None) -> Step[int]:
+        """Takes the lease of a job that runs back; answers with its number. Who needs the room gets it in the next step.
+
+        >>> from libgateway import Backend, Gateway
+        >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")])
+        >>> batch = gateway.submit("acme", "image/flux/dev/t2i", priority="low")
+        >>> lease = gateway.dispatch()
+        >>> urgent = gateway.submit("acme", "image/flux/dev/t2i", priority="high")
+        >>> with gateway.transaction() as tx:
+        ...     preempted = tx.preempt(batch)
+        ...     step = tx.dispatch()
+        >>> preempted.value == lease.id, step.value.job == urgent, gateway.job(batch).preemptions
+        (True, True, 1)
+        """
+        self._open().preempt(job, usage=usage)
         return self._add()
 
     def cancel(self, job: JobId | str, *, usage: Usage | None = None) -> Step[None]:

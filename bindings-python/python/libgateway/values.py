@@ -165,6 +165,13 @@ class Excess(_Word):
     REFUSE = "refuse"
 
 
+class EvictTo(_Word):
+    """What becomes of a job whose backend is taken from it: it waits again at once, or it ends in error."""
+
+    QUEUE = "queue"
+    ERROR = "error"
+
+
 class BillingOutcome(_Word):
     """How a call left a billing collector; only an ended one is charged."""
 
@@ -239,6 +246,7 @@ class JobView:
     progress_ppm: int
     attempts: int
     requeues: int
+    preemptions: int
     lease: int | None
     backend: str | None
     failed_on: tuple[str, ...]
@@ -269,13 +277,24 @@ class JobView:
 
 @dataclass(frozen=True, slots=True)
 class WaitReason:
-    """Why a job waits: ``backoff``, ``paused``, ``no_backend``, ``customer_running``, ``customer_rate``,
-    ``backends_busy``, ``behind`` or ``next``, with the number or instant that goes with it."""
+    """Why a job waits: ``not_before``, ``paused``, ``no_backend``, ``customer_running``, ``customer_rate``,
+    ``backends_busy``, ``behind`` or ``next``, with the number or instant that goes with it.
+
+    ``not_before`` is an instant that its submission or its worker named, or that of its next attempt after a failure;
+    ``failed_on`` are the backends that failed it until then, the latest last.
+
+    >>> from libgateway import Backend, Gateway
+    >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], now_ns=0)
+    >>> job = gateway.submit("acme", "image/flux/dev/t2i", not_before_ns=5_000, now_ns=0)
+    >>> gateway.explain(job)
+    WaitReason(kind='not_before', until_ns=5000, running=None, jobs=None, failed_on=())
+    """
 
     kind: str
     until_ns: int | None = None
     running: int | None = None
     jobs: int | None = None
+    failed_on: tuple[str, ...] = ()
 
     @property
     def until(self) -> datetime | None:
@@ -329,6 +348,8 @@ class Counters:
     retries: int
     requeues: int
     lost: int
+    released: int
+    preempted: int
     parked: int
     aged: int
     forgotten: int
@@ -465,6 +486,24 @@ class Corrected:
     reported_ns: int
     billed_ns: int
     capped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A lease that ended because its backend was taken from it: the lease's number, and its job.
+
+    >>> from libgateway import Backend, Gateway
+    >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], seed=1, now_ns=0)
+    >>> job = gateway.submit("acme", "image/flux/dev/t2i", id=JobId(7), now_ns=0)
+    >>> lease = gateway.dispatch(now_ns=0)
+    >>> gateway.evict_backend("b", now_ns=0)
+    [Evicted(lease=1, job=JobId('j_00000000000000000000000007'))]
+    >>> lease.id, str(gateway.job(job).state), gateway.backend("b").live
+    (1, 'queued', 0)
+    """
+
+    lease: int
+    job: JobId
 
 
 @dataclass(frozen=True, slots=True)

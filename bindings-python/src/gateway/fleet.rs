@@ -1,6 +1,6 @@
 //! What operators change: backends, customers, routes, prices; and the outbox.
 
-use libgateway::{ForcedState, Settlement};
+use libgateway::{EvictTo, ForcedState, Settlement};
 use pyo3::prelude::*;
 
 use super::{PyGateway, PySettlement};
@@ -9,7 +9,7 @@ use crate::convert::Moment;
 use crate::errors::OrRaise;
 use crate::policy::{PyCustomerPolicy, PyPriceBook};
 use crate::spec::{PyBackend, RouteArg};
-use crate::values::ToPy;
+use crate::values::{ToPy, list};
 use crate::words::In;
 
 #[pymethods]
@@ -31,6 +31,22 @@ impl PyGateway {
     #[pyo3(signature = (backend, draining=true, *, now_ns=None))]
     fn drain_backend(slf: &Bound<'_, Self>, backend: &str, draining: bool, now_ns: Option<Moment>) -> PyResult<()> {
         Self::command(slf, now_ns, |gateway, now| gateway.drain_backend(now, backend, draining))?.or_raise(slf.py())
+    }
+
+    /// Ends all leases of a backend: its machine has gone, or has to. Their jobs wait again at once (``to="queue"``), or end in
+    /// error (``to="error"``). Returns an ``Evicted`` for each, in the order in which they were granted: its worker's result is
+    /// refused from now on. The backend goes on taking new ones unless it is drained; one that has gone for good is evicted and
+    /// then removed, since a removed one has no name any more. What they took is paid for by the policy's ``preempted``.
+    #[pyo3(signature = (backend, *, to=In(EvictTo::Queue), now_ns=None),
+        text_signature = "($self, backend, *, to='queue', now_ns=None)")]
+    fn evict_backend<'py>(
+        slf: &Bound<'py, Self>,
+        backend: &str,
+        to: In<EvictTo>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        let evicted = Self::command(slf, now_ns, |gateway, now| gateway.evict_backend(now, backend, to.0))?;
+        list(slf.py(), &evicted.or_raise(slf.py())?)
     }
 
     /// Holds a backend's breaker ``"open"`` or ``"closed"``, until an instant or until further notice; ``None`` lets go of it.

@@ -8,8 +8,8 @@ use pyo3::prelude::*;
 use pyo3::types::{PyInt, PyList};
 
 use super::PyGateway;
-use super::lease::{PyLease, PySettled};
-use crate::convert::{Body, GpuSeconds, Moment};
+use super::lease::{PyLease, PySettled, give_back};
+use crate::convert::{Body, GpuSeconds, Moment, NotBefore};
 use crate::errors::{OrRaise, Raise};
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
@@ -20,9 +20,10 @@ use crate::words::{FailureKind, In};
 
 #[pymethods]
 impl PyGateway {
-    /// Takes a job in. Returns its id, or that of the job its idempotency key stands for already.
+    /// Takes a job in. Returns its id, or that of the job its idempotency key stands for already. With ``not_before_ns`` it
+    /// may not run before that instant, and its clocks count from then on.
     #[pyo3(signature = (customer, route, payload=None, *, priority=None, estimate=None, tokens=1, affinity=None,
-                        idempotency_key=None, timeouts=None, id=None, now_ns=None))]
+                        idempotency_key=None, timeouts=None, not_before_ns=None, id=None, now_ns=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn submit(
         slf: &Bound<'_, Self>,
@@ -35,6 +36,7 @@ impl PyGateway {
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
+        not_before_ns: Option<NotBefore>,
         id: Option<JobArg>,
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
@@ -48,6 +50,7 @@ impl PyGateway {
         submit.affinity = affinity.map(Cow::Borrowed);
         submit.idempotency_key = idempotency_key.map(Cow::Borrowed);
         submit.timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        submit.not_before = not_before_ns.map(|at| at.0);
         Self::command(slf, now_ns, |gateway, now| gateway.submit(now, submit))?.or_raise(py).map(PyJobId)
     }
 
@@ -215,12 +218,15 @@ impl PyGateway {
         Ok(retry_at(after.or_raise(py)?))
     }
 
-    /// Takes a lease back. The job waits again at once, before what its customer submitted later; what was used is paid for
-    /// by the policy's ``released``.
-    #[pyo3(signature = (lease, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    /// Takes a lease back. The job waits again, before what its customer submitted later: at once, or with ``not_before_ns``
+    /// to run no earlier than that instant, which is no failed attempt. It is in error when that happened more than
+    /// ``releases_max`` times. What was used is paid for by the policy's ``released``.
+    #[pyo3(signature = (lease, *, not_before_ns=None, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn release(
         slf: &Bound<'_, Self>,
         lease: LeaseArg,
+        not_before_ns: Option<NotBefore>,
         usage: Option<&Bound<'_, PyUsage>>,
         gpu_seconds: Option<GpuSeconds>,
         gpu_ns: Option<u64>,
@@ -228,8 +234,27 @@ impl PyGateway {
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
         let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
-        let job = Self::command(slf, now_ns, |gateway, now| gateway.release_with(now, lease.0, usage))?;
+        let job = Self::command(slf, now_ns, |gateway, now| give_back(gateway, now, lease.0, not_before_ns, usage))?;
         job.or_raise(slf.py()).map(PyJobId)
+    }
+
+    /// Takes the lease of a job that runs back, to make room for another one. The job waits again at once, before what its
+    /// customer submitted later. Returns the number of the lease, whose worker is to be stopped: its result is refused from
+    /// now on. What it used is paid for by the policy's ``preempted``. A job that waits raises ``NotAllowedError``, and one
+    /// that was preempted ``preemptions_max`` times ``PreemptedTooOftenError``.
+    #[pyo3(signature = (job, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    fn preempt(
+        slf: &Bound<'_, Self>,
+        job: JobArg,
+        usage: Option<&Bound<'_, PyUsage>>,
+        gpu_seconds: Option<GpuSeconds>,
+        gpu_ns: Option<u64>,
+        device: &str,
+        now_ns: Option<Moment>,
+    ) -> PyResult<u64> {
+        let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
+        let lease = Self::command(slf, now_ns, |gateway, now| gateway.preempt(now, job.0, usage))?;
+        Ok(lease.or_raise(slf.py())?.as_u64())
     }
 
     /// Gives a job up, waiting or running, with what its lease used, if it has one. A running one's worker hears so at its next

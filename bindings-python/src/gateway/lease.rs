@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libgateway::error::LeaseError;
-use libgateway::{Failure, FailureClass, Gateway, Lease, LeaseId, Money, Settled, Timestamp, Usage};
+use libgateway::{Failure, FailureClass, Gateway, JobId, Lease, LeaseId, Money, Settled, Timestamp, Usage};
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -11,7 +11,7 @@ use pyo3::types::{PyBytes, PyType};
 
 use super::PyGateway;
 use super::jobs::retry_at;
-use crate::convert::{GpuSeconds, Moment, Seconds, decimal};
+use crate::convert::{GpuSeconds, Moment, NotBefore, Seconds, decimal};
 use crate::errors::{OrRaise, Own, Raise, own};
 use crate::ids::PyJobId;
 use crate::spec::{PyFailure, PyUsage, failure_of, usage_of};
@@ -23,7 +23,8 @@ use crate::words::{FailureKind, In, Word};
 /// As a context manager it ends as the block does. Leave it by ``complete``, ``fail`` or ``release``; an exception fails it
 /// (``TimeoutError`` as ``timeout``, ``ConnectionError`` as ``connection``, any other as ``backend``) and goes on; what is no
 /// ``Exception`` (a cancelled task, Ctrl-C) gives it back. A block that ends without a word has failed with kind
-/// ``backend``, and ``NoResultError`` says so.
+/// ``backend``, and ``NoResultError`` says so. Where the lease was taken from it meanwhile (its job cancelled or preempted, its
+/// backend evicted, its time over), each word raises ``SupersededError``, and the end of the block raises nothing.
 ///
 /// A lease that was granted at a ``now_ns`` keeps to such instants: what is said of it without one, and the end of its block,
 /// happens at the latest instant the gateway was told, and not at that of the clock.
@@ -161,12 +162,24 @@ impl PyLease {
         Ok(retry_at(self.ends(after).or_raise(py)?))
     }
 
-    /// Gives it back, see ``Gateway.release``. The job waits again at once, before what its customer
-    /// submitted later.
-    #[pyo3(signature = (*, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    /// Gives it back, see ``Gateway.release``. The job waits again, before what its customer submitted later: at once, or with
+    /// ``not_before_ns`` to run no earlier than that instant.
+    ///
+    /// >>> from libgateway import Backend, Gateway
+    /// >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], now_ns=0)
+    /// >>> job = gateway.submit("acme", "image/flux/dev/t2i", now_ns=0)
+    /// >>> with gateway.lease(now_ns=0) as lease:  # The checkpoint is still being copied.
+    /// ...     released = lease.release(not_before_ns=10_000_000_000)
+    /// >>> gateway.dispatch(now_ns=9_999_999_999) is None, gateway.dispatch(now_ns=10_000_000_000).attempt
+    /// (True, 2)
+    /// >>> gateway.job(job).attempts, gateway.job(job).requeues
+    /// (0, 1)
+    #[pyo3(signature = (*, not_before_ns=None, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn release(
         &self,
         py: Python<'_>,
+        not_before_ns: Option<NotBefore>,
         usage: Option<&Bound<'_, PyUsage>>,
         gpu_seconds: Option<GpuSeconds>,
         gpu_ns: Option<u64>,
@@ -174,8 +187,8 @@ impl PyLease {
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
         let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let job = PyGateway::command(gateway, now_ns, |core, now| core.release_with(now, id, usage))?;
+        let id = self.lease.id;
+        let job = self.say(py, now_ns, |core, now| give_back(core, now, id, not_before_ns, usage))?;
         self.ends(job).or_raise(py).map(PyJobId)
     }
 
@@ -191,8 +204,8 @@ impl PyLease {
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
         let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
-        let (gateway, id) = (self.gateway.bind(py), self.lease.id);
-        let job = PyGateway::command(gateway, now_ns, |core, now| core.cancel_lease(now, id, usage))?;
+        let id = self.lease.id;
+        let job = self.say(py, now_ns, |core, now| core.cancel_lease(now, id, usage))?;
         self.ends(job).or_raise(py).map(PyJobId)
     }
 
@@ -306,6 +319,20 @@ impl PyLease {
             self.ended.store(true, Ordering::Relaxed);
         }
         result
+    }
+}
+
+/// Gives a lease back, at once or until an instant.
+pub(super) fn give_back(
+    core: &mut Gateway,
+    now: Timestamp,
+    lease: LeaseId,
+    not_before: Option<NotBefore>,
+    usage: Usage<'_>,
+) -> Result<JobId, LeaseError> {
+    match not_before {
+        None => core.release_with(now, lease, usage),
+        Some(at) => core.release_until(now, lease, at.0, usage),
     }
 }
 

@@ -45,8 +45,9 @@ impl PyGateway {
     #[new]
     #[pyo3(signature = (*, backends=None, customers=None, prices=None, seed=None, ordering=In(Ordering::Fair),
                         age_after=None, customer=None, estimate=GpuSeconds(GpuNanos::from_secs(1)),
-                        lease_for=Seconds(Span::from_secs(300)), timeouts=None, backoff=None, losses_max=5, breaker=None,
-                        billing=None, jobs_max=2_000_000, payload_len_max=10_485_760, output_len_max=1_048_576,
+                        lease_for=Seconds(Span::from_secs(300)), timeouts=None, backoff=None, losses_max=5, releases_max=1_000,
+                        preemptions_max=1_000, breaker=None, billing=None, jobs_max=2_000_000,
+                        payload_len_max=10_485_760, output_len_max=1_048_576,
                         retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000, retained_bytes_max=1_073_741_824,
                         idempotency_for=Seconds(Span::from_secs(86_400)), idempotency_keys_max=1_000_000,
                         idempotency_free_failed=false, idempotency_free_cancelled=false, customers_max=1_000_000,
@@ -56,8 +57,9 @@ impl PyGateway {
                         replica=None, entropy=None, clock=None, now_ns=None),
         text_signature = "(*, backends=None, customers=None, prices=None, seed=None, ordering='fair', \
                         age_after=None, customer=None, estimate=1, lease_for=300, timeouts=None, backoff=None, \
-                        losses_max=5, breaker=None, billing=None, jobs_max=2000000, payload_len_max=10485760, \
-                        output_len_max=1048576, retain_for=3600, retained_max=100000, retained_bytes_max=1073741824, \
+                        losses_max=5, releases_max=1000, preemptions_max=1000, breaker=None, billing=None, \
+                        jobs_max=2000000, payload_len_max=10485760, output_len_max=1048576, \
+                        retain_for=3600, retained_max=100000, retained_bytes_max=1073741824, \
                         idempotency_for=86400, idempotency_keys_max=1000000, idempotency_free_failed=False, \
                         idempotency_free_cancelled=False, customers_max=1000000, \
                         customer_idle=600, routes_max=10000, families_max=1000, backends_max=10000, \
@@ -78,6 +80,8 @@ impl PyGateway {
         timeouts: Option<&Bound<'_, PyTimeouts>>,
         backoff: Option<&Bound<'_, PyBackoff>>,
         losses_max: u32,
+        releases_max: u32,
+        preemptions_max: u32,
         breaker: Option<&Bound<'_, PyBreakerConfig>>,
         billing: Option<&Bound<'_, PyBillingPolicy>>,
         jobs_max: u32,
@@ -133,6 +137,8 @@ impl PyGateway {
                 .timeouts(timeouts.map(|own| own.get().0).unwrap_or_default())
                 .backoff(backoff.map(|own| own.get().0).unwrap_or_default())
                 .losses_max(losses_max)
+                .releases_max(releases_max)
+                .preemptions_max(preemptions_max)
                 .breaker(breaker.map(|own| own.get().0).unwrap_or_default())
                 .billing(billing.map_or_else(BillingPolicy::default, |own| own.get().0))
                 .jobs_max(jobs_max)

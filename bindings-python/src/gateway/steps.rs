@@ -12,7 +12,7 @@ use pyo3::types::PyList;
 use super::PyGateway;
 use super::jobs::{LeaseArg, retry_at};
 use super::lease::{PyLease, PySettled};
-use crate::convert::{Body, GpuSeconds, Moment};
+use crate::convert::{Body, GpuSeconds, Moment, NotBefore};
 use crate::errors::of_reply;
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
@@ -41,7 +41,7 @@ impl PySteps {
     }
 
     #[pyo3(signature = (customer, route, payload=None, *, priority=None, estimate=None, tokens=1, affinity=None,
-                        idempotency_key=None, timeouts=None, id=None))]
+                        idempotency_key=None, timeouts=None, not_before_ns=None, id=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn submit(
         &self,
@@ -55,6 +55,7 @@ impl PySteps {
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
+        not_before_ns: Option<NotBefore>,
         id: Option<JobArg>,
     ) -> PyResult<()> {
         let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;
@@ -66,6 +67,7 @@ impl PySteps {
         submit.affinity = affinity.map(|key| Cow::Owned(key.to_owned()));
         submit.idempotency_key = idempotency_key.map(|key| Cow::Owned(key.to_owned()));
         submit.timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
+        submit.not_before = not_before_ns.map(|at| at.0);
         self.push(py, Item::Leaf(Leaf::Submit(submit)))
     }
 
@@ -119,9 +121,21 @@ impl PySteps {
         self.push(py, Item::Leaf(Leaf::Fail { lease: lease.0, failure: failure.get().0.clone(), usage }))
     }
 
-    #[pyo3(signature = (lease, *, usage=None))]
-    fn release(&self, py: Python<'_>, lease: LeaseArg, usage: Option<&Bound<'_, PyUsage>>) -> PyResult<()> {
-        self.push(py, Item::Leaf(Leaf::Release { lease: lease.0, usage: owned(usage) }))
+    #[pyo3(signature = (lease, *, not_before_ns=None, usage=None))]
+    fn release(
+        &self,
+        py: Python<'_>,
+        lease: LeaseArg,
+        not_before_ns: Option<NotBefore>,
+        usage: Option<&Bound<'_, PyUsage>>,
+    ) -> PyResult<()> {
+        let not_before = not_before_ns.map(|at| at.0);
+        self.push(py, Item::Leaf(Leaf::Release { lease: lease.0, not_before, usage: owned(usage) }))
+    }
+
+    #[pyo3(signature = (job, *, usage=None))]
+    fn preempt(&self, py: Python<'_>, job: JobArg, usage: Option<&Bound<'_, PyUsage>>) -> PyResult<()> {
+        self.push(py, Item::Leaf(Leaf::Preempt { job: job.0, usage: owned(usage) }))
     }
 
     #[pyo3(signature = (job, *, usage=None))]
@@ -211,6 +225,7 @@ impl PyGateway {
             Reply::Corrected(corrected) => corrected.to_py(py),
             Reply::Leased(lease) => Ok(PyLease::new(slf, lease, timed).into_pyobject(py)?.into_any()),
             Reply::Leases(leases) => Ok(PyList::new(py, Self::told(slf, leases, timed))?.into_any()),
+            Reply::Preempted { lease } => Ok(lease.as_u64().into_pyobject(py)?.into_any()),
             Reply::Extended { deadline } => Ok(deadline.as_nanos().into_pyobject(py)?.into_any()),
             Reply::Completed(settled) => Ok(PySettled(settled).into_pyobject(py)?.into_any()),
             Reply::Failed(after) => Ok(retry_at(after).into_pyobject(py)?.into_any()),
@@ -246,7 +261,8 @@ fn step(item: Item) -> Step<'static> {
         Leaf::Progress { lease, progress_ppm } => Step::Progress { lease, progress_ppm },
         Leaf::Complete { lease, output, usage } => Step::Complete { lease, output, usage },
         Leaf::Fail { lease, failure, usage } => Step::Fail { lease, failure, usage },
-        Leaf::Release { lease, usage } => Step::Release { lease, usage },
+        Leaf::Release { lease, not_before, usage } => Step::Release { lease, not_before, usage },
+        Leaf::Preempt { job, usage } => Step::Preempt { job, usage },
         Leaf::Cancel { job, usage } => Step::Cancel { job, usage },
         Leaf::CancelLease { lease, usage } => Step::CancelLease { lease, usage },
         Leaf::CorrectUsage { lease, usage } => Step::CorrectUsage { lease, usage },

@@ -23,10 +23,10 @@ use crate::billing::Usage;
 use crate::error::{Full, InputError, JobError, LeaseError, Scope, SubmitError};
 use crate::id::{JobId, LeaseId, NAME_LEN_MAX, check_name};
 use crate::job::{
-    CancelReason, Content, Extra, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts,
+    CancelReason, Content, Extra, Hold, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts,
 };
 use crate::queue::Key;
-use crate::time::GpuNanos;
+use crate::time::{GpuNanos, Timestamp};
 
 /// A job as the host submits it.
 ///
@@ -68,6 +68,9 @@ pub struct Submit<'a> {
     /// Its own clocks.
     #[serde(default)]
     pub timeouts: Timeouts,
+    /// It may not run before this instant of the host's clock. Its clocks and its place are those of a job submitted then.
+    #[serde(default)]
+    pub not_before: Option<Timestamp>,
 }
 
 impl<'a> Submit<'a> {
@@ -84,6 +87,7 @@ impl<'a> Submit<'a> {
             affinity: None,
             idempotency_key: None,
             timeouts: Timeouts::NONE,
+            not_before: None,
         }
     }
 
@@ -133,6 +137,13 @@ impl<'a> Submit<'a> {
     #[must_use]
     pub fn timeouts(mut self, timeouts: Timeouts) -> Self {
         self.timeouts = timeouts;
+        self
+    }
+
+    /// Sets [`Submit::not_before`].
+    #[must_use]
+    pub fn not_before(mut self, at: Timestamp) -> Self {
+        self.not_before = Some(at);
         self
     }
 
@@ -224,10 +235,14 @@ impl State {
 
     fn accept(&mut self, submit: Submit<'_>, customer: u32, route: u32, idempotency: Option<Idempotency>) -> JobId {
         let affinity = submit.affinity.as_deref().map_or(0, |key| self.affinity(key));
-        let extra = (idempotency.is_some() || submit.timeouts != Timeouts::NONE)
-            .then(|| Box::new(Extra { timeouts: submit.timeouts, idempotency, ..Extra::default() }));
-        let sequence = self.scalars.sequence;
-        self.scalars.sequence += 1;
+        let begins = submit.not_before.map(|at| self.by_machine(at)).filter(|at| *at > self.now);
+        let mut hot = JobHot::queued(self.now, submit.priority);
+        if begins.is_some() {
+            hot.hold = Hold::NotBefore;
+        }
+        let begins = begins.unwrap_or(Timestamp::EPOCH);
+        let extra = Extra { timeouts: submit.timeouts, idempotency, not_before: begins, begins, ..Extra::default() };
+        let sequence = self.next_sequence();
         let slot = self.insert_job(Job {
             id: submit.id,
             key: Key::new(submit.priority.lane(), 0, sequence),
@@ -235,12 +250,12 @@ impl State {
             created: self.now,
             estimate: submit.estimate.map_or(0, GpuNanos::as_nanos),
             affinity,
-            extra,
+            extra: (extra != Extra::default()).then(|| Box::new(extra)),
             customer,
             route,
             tokens: submit.tokens,
             task: submit.route.task(),
-            hot: JobHot::queued(self.now, submit.priority),
+            hot,
         });
         self.enqueue(slot, submit.priority.lane(), sequence);
         self.rearm_job(slot);

@@ -15,8 +15,9 @@ use super::Gateway;
 use super::admission::Submit;
 use super::config::CustomerPolicy;
 use super::dispatch::{Dispatch, Lease};
+use super::fleet::Evicted;
 use super::late::Corrected;
-use super::lifecycle::{AfterFailure, Failure, Settled};
+use super::lifecycle::{AfterFailure, EvictTo, Failure, Settled};
 use super::route::Route;
 use super::settlement::Settlement;
 use super::state::State;
@@ -116,6 +117,14 @@ macro_rules! commands {
                 backend: Cow<'a, str>,
                 /// Whether to stop.
                 draining: bool,
+            },
+            /// Ends all leases of a backend.
+            EvictBackend {
+                /// Its name.
+                backend: Cow<'a, str>,
+                /// What becomes of their jobs.
+                #[serde(default)]
+                to: EvictTo,
             },
             /// Holds a backend's breaker in a state, or lets go of it.
             ForceBreaker {
@@ -254,7 +263,18 @@ commands! {
     Release {
         /// The lease.
         lease: LeaseId,
+        /// The job may not run before this instant.
+        #[serde(default)]
+        not_before: Option<Timestamp>,
         /// What it used; none where nothing was measured.
+        #[serde(default)]
+        usage: Usage<'a>,
+    },
+    /// Takes the lease of a job that runs back, for another one.
+    Preempt {
+        /// The job.
+        job: JobId,
+        /// What its lease used; none where nothing was measured.
         #[serde(default)]
         usage: Usage<'a>,
     },
@@ -328,11 +348,18 @@ pub enum Reply {
     Completed(Settled),
     /// The attempt failed.
     Failed(AfterFailure),
-    /// The job is back in the queue.
+    /// The job is back in the queue, or in error when it was given back too often.
     Released {
         /// Its id.
         job: JobId,
     },
+    /// The job is back in the queue.
+    Preempted {
+        /// The lease that ended.
+        lease: LeaseId,
+    },
+    /// These leases ended.
+    Evicted(Vec<Evicted>),
     /// The job of the lease was given up.
     Cancelled {
         /// Its id.
@@ -512,6 +539,9 @@ impl Gateway {
             Err(Command::DrainBackend { backend, draining }) => {
                 Reply::done(self.drain_backend(now, &backend, draining))
             }
+            Err(Command::EvictBackend { backend, to }) => {
+                Reply::of(self.evict_backend(now, &backend, to), Reply::Evicted)
+            }
             Err(Command::ForceBreaker { backend, state, until }) => {
                 Reply::done(self.force_breaker(now, &backend, state, until))
             }
@@ -608,7 +638,10 @@ impl State {
                 Reply::of(self.complete(lease, output, &usage), Reply::Completed)
             }
             Leaf::Fail { lease, failure, usage } => Reply::of(self.fail(lease, failure, &usage), Reply::Failed),
-            Leaf::Release { lease, usage } => Reply::of(self.give_back(lease, &usage), |job| Reply::Released { job }),
+            Leaf::Release { lease, not_before, usage } => {
+                Reply::of(self.give_back(lease, not_before, &usage), |job| Reply::Released { job })
+            }
+            Leaf::Preempt { job, usage } => Reply::of(self.preempt(job, &usage), |lease| Reply::Preempted { lease }),
             Leaf::Cancel { job, usage } => Reply::done(self.cancel(job, &usage)),
             Leaf::CancelLease { lease, usage } => {
                 Reply::of(self.cancel_lease(lease, &usage), |job| Reply::Cancelled { job })

@@ -46,6 +46,10 @@ pub struct GatewayConfig {
     pub backoff: BackoffConfig,
     /// How often a job may lose its worker before it is in error. At most 1 000 000.
     pub losses_max: u32,
+    /// How often its workers may give a job back before it is in error. At most 1 000 000.
+    pub releases_max: u32,
+    /// How often a job may be preempted; after that the host is refused and the job runs on. At most 1 000 000.
+    pub preemptions_max: u32,
     /// Breaker of each backend. Its `probe_timeout` is not used: a probe is a lease and ends as one.
     pub breaker: CircuitBreakerConfig,
     /// Who pays for what.
@@ -152,6 +156,8 @@ pub struct BillingPolicy {
     pub cancelled: Payer,
     /// An attempt whose worker gave its lease back. Default: the house.
     pub released: Payer,
+    /// An attempt that the host ended by preempting its job or evicting its backend. Default: the house.
+    pub preempted: Payer,
     /// How much more than the lease's time a device may report, in parts per million: clocks drift. Default 10 000.
     pub tolerance_ppm: u32,
     /// And this much on top. Default 100 ms.
@@ -183,6 +189,8 @@ impl Default for GatewayConfig {
             timeouts: Timeouts::NONE,
             backoff: BackoffConfig::default(),
             losses_max: 5,
+            releases_max: 1_000,
+            preemptions_max: 1_000,
             breaker: CircuitBreakerConfig::default(),
             billing: BillingPolicy::default(),
             jobs_max: 2_000_000,
@@ -222,6 +230,7 @@ impl Default for BillingPolicy {
             lost: Payer::House,
             cancelled: Payer::Customer,
             released: Payer::House,
+            preempted: Payer::House,
             tolerance_ppm: 10_000,
             slack: Span::from_millis(100),
             excess: Excess::Cap,
@@ -264,6 +273,10 @@ impl GatewayConfig {
         backoff: BackoffConfig,
         /// Sets [`GatewayConfig::losses_max`].
         losses_max: u32,
+        /// Sets [`GatewayConfig::releases_max`].
+        releases_max: u32,
+        /// Sets [`GatewayConfig::preemptions_max`].
+        preemptions_max: u32,
         /// Sets [`GatewayConfig::breaker`].
         breaker: CircuitBreakerConfig,
         /// Sets [`GatewayConfig::billing`].
@@ -336,6 +349,8 @@ impl GatewayConfig {
         // Counters of attempts cannot run out.
         check_range("retries", u64::from(self.backoff.retries), 0, TRIES_MAX)?;
         check_range("losses_max", u64::from(self.losses_max), 0, TRIES_MAX)?;
+        check_range("releases_max", u64::from(self.releases_max), 0, TRIES_MAX)?;
+        check_range("preemptions_max", u64::from(self.preemptions_max), 0, TRIES_MAX)?;
         CircuitBreaker::new(self.breaker, Timestamp::EPOCH)?;
         check_range("tolerance_ppm", u64::from(self.billing.tolerance_ppm), 0, 1_000_000_000)?;
         some("jobs_max", self.jobs_max)?;
@@ -398,6 +413,8 @@ impl BillingPolicy {
         cancelled: Payer,
         /// Sets [`BillingPolicy::released`].
         released: Payer,
+        /// Sets [`BillingPolicy::preempted`].
+        preempted: Payer,
         /// Sets [`BillingPolicy::excess`].
         excess: Excess,
         /// Sets [`BillingPolicy::unmeasured_devices`].

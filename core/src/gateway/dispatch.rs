@@ -261,7 +261,7 @@ impl State {
             route: self.table.routes.name(job.route).clone(),
             task: job.task,
             payload: job.payload(),
-            attempt: job.hot.attempts + job.hot.requeues + 1,
+            attempt: job.hot.attempts.saturating_add(job.requeues().total()).saturating_add(1),
             deadline: self.to_host(deadline),
             warm,
             probe,

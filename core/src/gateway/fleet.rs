@@ -10,7 +10,10 @@ use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use serde::{Deserialize, Serialize};
+
 use super::config::CustomerPolicy;
+use super::lifecycle::EvictTo;
 use super::route::{Route, RouteRecord, route_name};
 use super::settlement::Settlement;
 use super::state::State;
@@ -18,9 +21,20 @@ use crate::backend::{Backend, PutError};
 use crate::billing::{Batch, PriceBook};
 use crate::breaker::ForcedState;
 use crate::error::{FleetError, InputError, OutboxError};
-use crate::id::{NAME_LEN_MAX, check_name};
+use crate::id::{JobId, LeaseId, NAME_LEN_MAX, check_name};
 use crate::limiter::TokenBucket;
 use crate::time::Timestamp;
+
+/// A lease that ended because its backend was taken from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[non_exhaustive]
+pub struct Evicted {
+    /// The lease: its worker's result is refused from now on.
+    pub lease: LeaseId,
+    /// The job.
+    pub job: JobId,
+}
 
 impl State {
     /// Adds a backend or changes one.
@@ -50,6 +64,20 @@ impl State {
         self.pool.set_draining(id, draining, self.now);
         self.refresh_backend(id);
         Ok(())
+    }
+
+    /// Ends all leases of a backend. Returns them, in the order in which they were granted.
+    pub(crate) fn evict_backend(&mut self, name: &str, to: EvictTo) -> Result<Vec<Evicted>, FleetError> {
+        let id = self.backend(name)?;
+        let leases = self.pool.leases().filter(|(_, lease)| lease.backend == id);
+        let mut leases: Vec<_> = leases.map(|(_, lease)| (lease.granted, lease.id, lease.item)).collect();
+        leases.sort_unstable();
+        let evicted = leases.into_iter().map(|(_, lease, slot)| {
+            let job = self.jobs[slot].id;
+            self.evict(slot, to);
+            Evicted { lease, job }
+        });
+        Ok(evicted.collect())
     }
 
     /// Holds a backend's breaker in a state until an instant, or lets go of it.

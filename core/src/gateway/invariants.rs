@@ -57,7 +57,7 @@ impl Gateway {
             assert_eq!(held, parked, "{} is parked under its customer", job.id);
             let barred = state.parked.barred.contains(&(job.customer, job.key.sequence(), slot));
             assert_eq!(job.hot.hold == Hold::Barred, barred, "{} is barred under its customer", job.id);
-            if job.hot.hold == Hold::Backoff {
+            if job.hot.hold == Hold::NotBefore {
                 assert!(not_before(job) >= state.now, "a retry that is due is not held back");
             }
         }

@@ -18,7 +18,7 @@ use super::state::State;
 use crate::backend::{LeaseRecord, Verdict};
 use crate::backoff::Retry;
 use crate::billing::{Money, Usage};
-use crate::error::{InputError, LeaseError};
+use crate::error::{InputError, JobError, LeaseError};
 use crate::failure::FailureClass;
 use crate::id::{JobId, LeaseId, is_unheard_of};
 use crate::job::{FAILED_MAX, Hold, JobEvent, JobFailure, JobState, NO_LEASE, Outcome, Output};
@@ -77,6 +77,25 @@ pub enum AfterFailure {
     },
     /// It ended in error.
     Error,
+}
+
+/// What becomes of a job whose backend is taken from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EvictTo {
+    /// It waits again at once, before what its customer submitted later.
+    #[default]
+    Queue,
+    /// It ends in error.
+    Error,
+}
+
+/// Why a lease ended through no fault of its job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cause {
+    Lost,
+    Released,
+    Preempted,
 }
 
 impl Failure {
@@ -156,16 +175,16 @@ impl State {
         let retriable = retriable.unwrap_or_else(|| class.is_retriable(retry_after));
         let job = &self.jobs[slot];
         let attempts = job.hot.attempts + 1;
-        let first = job.extra.as_ref().and_then(|extra| extra.first_started).unwrap_or(job.hot.started);
+        let first = self.first_started(slot);
         let failure = JobFailure { class, message: message.into_boxed_str(), retriable };
         let next = self.backoff.next(job.id.as_u128(), attempts, first, self.now, retry_after);
         let mut hot = job.hot;
         hot.attempts = attempts;
         self.set_hot(slot, hot);
+        self.remember_attempt(slot, backend, first);
         match next {
             Retry::At(at) if retriable => {
                 self.keep_spent(slot, &spent, Some(failure));
-                self.remember_failure(slot, backend, first);
                 self.scalars.counters.retries += 1;
                 self.return_to_queue(slot, at);
                 self.emit(EventKind::Retried(self.jobs[slot].id));
@@ -180,24 +199,60 @@ impl State {
 
     /// Ends a lease of which nothing was heard any more.
     pub(crate) fn lose_attempt(&mut self, slot: u32, usage: &Usage<'_>) -> AfterFailure {
-        let payer = self.payer_of_failure(true);
-        let backend = self.backend_of(slot);
-        let first = self.jobs[slot].extra.as_ref().and_then(|extra| extra.first_started);
-        let first = first.unwrap_or(self.jobs[slot].hot.started);
-        let spent = self.end_attempt(slot, Verdict::Lost, usage, payer).unwrap_or_else(Spent::nothing);
-        self.scalars.counters.lost += 1;
-        let losses = self.jobs[slot].extra.as_ref().map_or(0, |extra| extra.losses) + 1;
-        if losses > self.config.losses_max {
-            let message = Box::from("the workers it was given to vanished");
-            let failure = JobFailure { class: FailureClass::Lost, message, retriable: true };
-            self.finish(slot, Outcome::Error(failure), spent);
+        self.take_back(slot, Cause::Lost, self.now, usage)
+    }
+
+    /// Ends a lease through no fault of its job: that waits again, to run no earlier than `at`, or is in error when it
+    /// happened too often.
+    fn take_back(&mut self, slot: u32, cause: Cause, at: Timestamp, usage: &Usage<'_>) -> AfterFailure {
+        let verdict = if cause == Cause::Lost { Verdict::Lost } else { Verdict::Neutral };
+        let backend = self.backend_of(slot).filter(|_| cause == Cause::Lost);
+        let first = self.first_started(slot);
+        let spent = self.end_attempt(slot, verdict, usage, self.payer(cause)).unwrap_or_else(Spent::nothing);
+        let mut requeues = self.jobs[slot].requeues();
+        let counters = &mut self.scalars.counters;
+        let (counter, count, max, message) = match cause {
+            Cause::Lost => {
+                (&mut counters.lost, &mut requeues.lost, self.config.losses_max, "the workers it was given to vanished")
+            }
+            Cause::Released => (
+                &mut counters.released,
+                &mut requeues.released,
+                self.config.releases_max,
+                "it was given back too often",
+            ),
+            // How often is asked before.
+            Cause::Preempted => (&mut counters.preempted, &mut requeues.preempted, u32::MAX, ""),
+        };
+        *counter += 1;
+        *count = count.saturating_add(1);
+        let too_often = *count > max;
+        self.remember_attempt(slot, backend, first);
+        if too_often {
+            self.finish(slot, withdrawn(message), spent);
             return AfterFailure::Error;
         }
         self.keep_spent(slot, &spent, None);
-        self.remember_failure(slot, backend, first);
-        self.edit_extra(slot, |extra| extra.losses = losses);
-        self.requeue(slot);
-        AfterFailure::Retry { at: self.to_host(self.now) }
+        self.edit_extra(slot, |extra| extra.requeues = requeues);
+        self.scalars.counters.requeues += 1;
+        self.return_to_queue(slot, at);
+        self.emit(EventKind::Requeued(self.jobs[slot].id));
+        AfterFailure::Retry { at: self.to_host(at.max(self.now)) }
+    }
+
+    fn payer(&self, cause: Cause) -> Payer {
+        let billing = &self.config.billing;
+        match cause {
+            Cause::Lost => billing.lost,
+            Cause::Released => billing.released,
+            Cause::Preempted => billing.preempted,
+        }
+    }
+
+    /// When the first attempt of a job that runs began.
+    fn first_started(&self, slot: u32) -> Timestamp {
+        let job = &self.jobs[slot];
+        job.extra.as_ref().and_then(|extra| extra.first_started).unwrap_or(job.hot.started)
     }
 
     /// The backend that a job runs on, by its order of declaration.
@@ -206,27 +261,67 @@ impl State {
         Some(self.pool.entry(lease.backend).order)
     }
 
-    /// Remembers which backend failed a job, and when its first attempt began.
-    fn remember_failure(&mut self, slot: u32, backend: Option<u32>, first: Timestamp) {
+    /// Remembers when a job's first attempt began, and which backend failed it, if one did.
+    fn remember_attempt(&mut self, slot: u32, backend: Option<u32>, first: Timestamp) {
         self.edit_extra(slot, |extra| {
             extra.first_started = Some(first);
-            extra.failed_on.retain(|own| Some(*own) != backend);
-            extra.failed_on.extend(backend);
-            let surplus = extra.failed_on.len().saturating_sub(FAILED_MAX);
-            extra.failed_on.drain(..surplus);
+            if let Some(backend) = backend {
+                extra.failed_on.retain(|own| *own != backend);
+                extra.failed_on.push(backend);
+                let surplus = extra.failed_on.len().saturating_sub(FAILED_MAX);
+                extra.failed_on.drain(..surplus);
+            }
         });
     }
 
-    /// Gives a lease back; the job goes on as if it had not been granted, but for what was used.
-    pub(crate) fn give_back(&mut self, id: LeaseId, usage: &Usage<'_>) -> Result<JobId, LeaseError> {
+    /// Gives a lease back; the job goes on as if it had not been granted, but for what was used, and not before an instant.
+    pub(crate) fn give_back(
+        &mut self,
+        id: LeaseId,
+        not_before: Option<Timestamp>,
+        usage: &Usage<'_>,
+    ) -> Result<JobId, LeaseError> {
         let (slot, lease) = self.live_lease(id)?;
         self.check_usage(&lease, usage)?;
-        let payer = self.config.billing.released;
-        if let Some(spent) = self.end_attempt(slot, Verdict::Neutral, usage, payer) {
-            self.keep_spent(slot, &spent, None);
+        let job = self.jobs[slot].id;
+        let at = not_before.map_or(self.now, |at| self.by_machine(at));
+        self.take_back(slot, Cause::Released, at, usage);
+        Ok(job)
+    }
+
+    /// Takes the lease of a job that runs back, for another one. Returns which that was.
+    pub(crate) fn preempt(&mut self, id: JobId, usage: &Usage<'_>) -> Result<LeaseId, JobError> {
+        let slot = self.jobs.find(id).ok_or(JobError::UnknownJob { job: id })?;
+        let state = self.jobs[slot].hot.state;
+        if state.is_terminal() {
+            return Err(JobError::Ended { job: id, state: state.as_str() });
         }
-        self.requeue(slot);
-        Ok(self.jobs[slot].id)
+        let Some(lease) = self.pool.lease_record(self.jobs[slot].hot.lease).copied() else {
+            return Err(JobError::NotAllowed { job: id, state: state.as_str(), event: "be preempted" });
+        };
+        let preemptions = self.jobs[slot].requeues().preempted;
+        if preemptions >= self.config.preemptions_max {
+            return Err(JobError::PreemptedTooOften { job: id, preemptions });
+        }
+        self.check_usage(&lease, usage)?;
+        self.take_back(slot, Cause::Preempted, self.now, usage);
+        Ok(lease.id)
+    }
+
+    /// Ends the lease of a job whose backend is taken from it.
+    pub(crate) fn evict(&mut self, slot: u32, to: EvictTo) {
+        let usage = Usage::unmeasured();
+        match to {
+            EvictTo::Queue => {
+                self.take_back(slot, Cause::Preempted, self.now, &usage);
+            }
+            EvictTo::Error => {
+                let payer = self.payer(Cause::Preempted);
+                let spent = self.end_attempt(slot, Verdict::Neutral, &usage, payer).unwrap_or_else(Spent::nothing);
+                self.scalars.counters.preempted += 1;
+                self.finish(slot, withdrawn("its backend was taken away"), spent);
+            }
+        }
     }
 
     /// Tells that a lease's worker lives. Returns the lease's new deadline.
@@ -312,16 +407,6 @@ impl State {
         self.wake(customer);
     }
 
-    /// Returns a job to its old place at once, through no fault of its own.
-    fn requeue(&mut self, slot: u32) {
-        let mut hot = self.jobs[slot].hot;
-        hot.requeues += 1;
-        self.set_hot(slot, hot);
-        self.scalars.counters.requeues += 1;
-        self.return_to_queue(slot, self.now);
-        self.emit(EventKind::Requeued(self.jobs[slot].id));
-    }
-
     /// Returns a job to its old place, to run no earlier than `at`.
     fn return_to_queue(&mut self, slot: u32, at: Timestamp) {
         let mut hot = self.jobs[slot].hot;
@@ -331,12 +416,12 @@ impl State {
         hot.progress_ppm = 0;
         hot.version = hot.version.wrapping_add(1);
         let ready = at <= self.now;
-        hot.hold = if ready { Hold::None } else { Hold::Backoff };
+        hot.hold = if ready { Hold::None } else { Hold::NotBefore };
         self.set_hot(slot, hot);
         if !ready {
             self.edit_extra(slot, |extra| extra.not_before = at);
         }
-        self.put_back(slot, ready);
+        self.put_back(slot);
         self.rearm_job(slot);
         self.wake(self.jobs[slot].customer);
     }
@@ -378,4 +463,9 @@ impl State {
         let max = self.config.output_len_max as usize;
         if len > max { Err(InputError::TooLong { field, len, max }) } else { Ok(()) }
     }
+}
+
+/// The error of a job whose leases ended without a word of how it went.
+fn withdrawn(message: &str) -> Outcome {
+    Outcome::Error(JobFailure { class: FailureClass::Lost, message: Box::from(message), retriable: true })
 }

@@ -35,8 +35,9 @@ pub use command::{Command, Entry, Leaf, Reply, Step, TakenSettlements};
 pub use config::{BillingPolicy, CustomerPolicy, GatewayConfig, Payer};
 pub use dispatch::{Dispatch, Lease};
 pub use event::{Event, EventKind, Watch, WatchEvent, WatchStep};
+pub use fleet::Evicted;
 pub use late::Corrected;
-pub use lifecycle::{AfterFailure, Failure, Settled};
+pub use lifecycle::{AfterFailure, EvictTo, Failure, Settled};
 #[cfg(feature = "testing")]
 pub use plant::Plant;
 pub use route::Route;
@@ -326,7 +327,8 @@ impl Gateway {
         self.run(now, |state| state.fail(lease, failure, &usage))
     }
 
-    /// Takes a lease back: its worker cannot go on. The job waits again at once, before what its customer submitted later.
+    /// Takes a lease back: its worker cannot go on. The job waits again at once, before what its customer submitted
+    /// later; or it is in error when that happened more than [`GatewayConfig::releases_max`] times.
     /// What the lease took is paid for by [`BillingPolicy::released`], which is the house by default; [`Gateway::release_with`] says what was used.
     ///
     /// # Errors
@@ -340,7 +342,67 @@ impl Gateway {
     /// # Errors
     /// As [`Gateway::heartbeat`], then as [`Gateway::complete`] for the usage.
     pub fn release_with(&mut self, now: Timestamp, lease: LeaseId, usage: Usage<'_>) -> Result<JobId, LeaseError> {
-        self.run(now, |state| state.give_back(lease, &usage))
+        self.run(now, |state| state.give_back(lease, None, &usage))
+    }
+
+    /// The same, and the job may not run before an instant of the host's clock: its worker cannot go on now, but later. That
+    /// is no failed attempt. An instant that has passed is now.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, Dispatch, Gateway, GatewayConfig, JobId, Route, Submit, Timestamp, Usage};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]))?;
+    /// let job = gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", Route::parse("image/flux/dev/t2i")?))?;
+    /// let Dispatch::Lease(lease) = gateway.dispatch(now) else { panic!() };
+    /// // The checkpoint is still being copied; it will take ten seconds.
+    /// let ready = Timestamp::from_secs(11);
+    /// gateway.release_until(now, lease.id, ready, Usage::unmeasured())?;
+    /// assert_eq!(gateway.dispatch(Timestamp::from_secs(10)), Dispatch::Wait { until: Some(ready) });
+    /// assert_eq!(gateway.dispatch(ready).lease().map(|lease| lease.attempt), Some(2));
+    /// assert_eq!(gateway.job(job).map(|job| (job.attempts, job.requeues)), Some((0, 1)));
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Gateway::release_with`].
+    pub fn release_until(
+        &mut self,
+        now: Timestamp,
+        lease: LeaseId,
+        not_before: Timestamp,
+        usage: Usage<'_>,
+    ) -> Result<JobId, LeaseError> {
+        self.run(now, |state| state.give_back(lease, Some(not_before), &usage))
+    }
+
+    /// Takes the lease of a job that runs back, to make room for another one. The job waits again at once, before
+    /// what its customer submitted later. What its lease took is paid for by [`BillingPolicy::preempted`].
+    /// Returns the lease, whose worker is to be stopped: its result is refused from now on. [`Gateway::running_on`] lists
+    /// whom one could preempt; in a [`Transaction`] the one that needs the room gets it at once.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, Gateway, GatewayConfig, JobId, Priority, Route, Submit, Timestamp, Usage};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]))?;
+    /// let route = Route::parse("image/flux/dev/t2i")?;
+    /// let job = |id| Submit::new(JobId::from_entropy(id), "acme", route.clone());
+    /// let batch = gateway.submit(now, job(1).priority(Priority::Low))?;
+    /// assert_eq!(gateway.dispatch(now).lease().map(|lease| lease.job), Some(batch));
+    /// let urgent = gateway.submit(now, job(2).priority(Priority::High))?;
+    /// gateway.preempt(now, batch, Usage::unmeasured())?;
+    /// assert_eq!(gateway.dispatch(now).lease().map(|lease| lease.job), Some(urgent));
+    /// assert_eq!((gateway.position(batch), gateway.stats().counters.preempted), (Some(0), 1));
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`JobError::UnknownJob`]; [`JobError::Ended`]; [`JobError::NotAllowed`] for one that waits;
+    /// [`JobError::PreemptedTooOften`] after [`GatewayConfig::preemptions_max`]; then as [`Gateway::cancel_with`] for the
+    /// usage.
+    pub fn preempt(&mut self, now: Timestamp, job: JobId, usage: Usage<'_>) -> Result<LeaseId, JobError> {
+        self.run(now, |state| state.preempt(job, &usage))
     }
 
     /// Gives a job up, waiting or running. A running one's lease ends: its worker hears so at its next word. The time of
@@ -450,6 +512,35 @@ impl Gateway {
     /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownBackend`].
     pub fn drain_backend(&mut self, now: Timestamp, name: &str, draining: bool) -> Result<(), FleetError> {
         self.change(now, |state| state.drain_backend(name, draining))
+    }
+
+    /// Ends all leases of a backend: its machine has gone, or has to. Their jobs wait again at once, whatever
+    /// [`GatewayConfig::preemptions_max`] says, or end in error. What they took is paid for by [`BillingPolicy::preempted`].
+    /// Returns the leases in the order in which they were granted. The backend goes on taking new ones unless it is drained; one
+    /// that has gone for good is evicted and then removed, since a removed one has no name any more.
+    ///
+    /// ```
+    /// use libgateway::{Backend, BackendKind, EvictTo, Gateway, GatewayConfig, JobId, JobState, Route, Submit, Timestamp};
+    /// let now = Timestamp::from_secs(1);
+    /// let mut gateway = Gateway::new(GatewayConfig::default(), now)?;
+    /// gateway.put_backend(now, Backend::new("flux-1", BackendKind::Torch).serves("image", "flux", ["dev"]))?;
+    /// let job = gateway.submit(now, Submit::new(JobId::from_entropy(1), "acme", Route::parse("image/flux/dev/t2i")?))?;
+    /// assert!(gateway.dispatch(now).lease().is_some());
+    /// let evicted = gateway.evict_backend(now, "flux-1", EvictTo::Queue)?;
+    /// gateway.remove_backend(now, "flux-1")?;
+    /// assert_eq!((evicted.len(), evicted[0].job), (1, job));
+    /// assert_eq!(gateway.job(job).map(|job| job.state), Some(JobState::Queued));
+    /// assert!(gateway.backend("flux-1").is_none());
+    /// # Ok::<(), libgateway::error::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`FleetError::Input`] for a name that cannot be; [`FleetError::UnknownBackend`].
+    ///
+    /// # Complexity
+    /// O(live leases of the gateway), and O(k log n) for the k of the backend.
+    pub fn evict_backend(&mut self, now: Timestamp, name: &str, to: EvictTo) -> Result<Vec<Evicted>, FleetError> {
+        self.change(now, |state| state.evict_backend(name, to))
     }
 
     /// Holds a backend's breaker open or closed until an instant (`None`: until further notice), or with `None` as

@@ -70,7 +70,7 @@ impl State {
     pub(crate) fn unhold(&mut self, slot: u32) {
         let job = &self.jobs[slot];
         match job.hot.hold {
-            Hold::None | Hold::Backoff => return,
+            Hold::None | Hold::NotBefore => return,
             Hold::Parked | Hold::Throttled => {
                 let (customer, place) = (job.customer, self.parked_place(slot));
                 self.parked.jobs.remove(&place);

@@ -116,7 +116,7 @@ struct Builder {
     customers: Vec<u32>,
     jobs: Vec<u32>,
     /// Places of jobs that wait: key, cost, and whether they stand in the line of their flow.
-    queued: Vec<(Key, u32, u64, bool)>,
+    queued: Vec<(Key, u32, u64, bool, bool)>,
     /// Timers of customers, armed when all that arms and disarms them is done.
     timers: Vec<(u32, Timestamp)>,
 }
@@ -219,12 +219,12 @@ impl Builder {
             let sequence = Key::from_bits(body.key).sequence();
             ensure(last.is_none_or(|last| last < sequence) && !body.state.is_terminal(), "jobs")?;
             last = Some(sequence);
-            let place = (Key::from_bits(body.key), body.cost, body.listed);
+            let place = (Key::from_bits(body.key), body.cost, body.listed, body.returned);
             let slot = self.insert(body)?;
             self.jobs.push(slot);
             if self.state.jobs[slot].hot.state == JobState::Queued {
-                let (key, cost, listed) = place;
-                self.queued.push((key, slot, cost, listed));
+                let (key, cost, listed, returned) = place;
+                self.queued.push((key, slot, cost, listed, returned));
             }
         }
         Ok(())
@@ -254,18 +254,20 @@ impl Builder {
         ensure(body.outcome.is_none() || body.payload.is_empty(), "payload of a job")?;
         let queued = body.state == JobState::Queued;
         ensure(queued || (body.hold == Hold::None && !body.listed), "hold of a job")?;
-        let alone = matches!(body.hold, Hold::Backoff | Hold::Barred);
+        ensure(body.listed || !body.returned, "place of a job")?;
+        let alone = matches!(body.hold, Hold::NotBefore | Hold::Barred);
         ensure(!(alone && body.listed), "hold of a job")?;
         let not_before = body.extra.as_ref().map(|extra| extra.not_before);
-        ensure(body.hold != Hold::Backoff || not_before.is_some_and(|at| at >= now), "hold of a job")?;
+        ensure(body.hold != Hold::NotBefore || not_before.is_some_and(|at| at >= now), "hold of a job")?;
         let extra = body.extra.map(|extra| {
             Box::new(Extra {
                 timeouts: extra.timeouts,
                 idempotency: extra.idempotency,
                 not_before: extra.not_before,
+                begins: extra.begins,
                 absorbed: extra.absorbed,
                 billable: extra.billable,
-                losses: extra.losses,
+                requeues: extra.requeues,
                 failure: extra.failure,
                 first_started: extra.first_started,
                 failed_on: extra.failed_on,
@@ -291,7 +293,6 @@ impl Builder {
                 version: body.version,
                 progress_ppm: body.progress_ppm,
                 attempts: body.attempts,
-                requeues: body.requeues,
                 state: body.state,
                 priority: body.priority,
                 hold: body.hold,
@@ -339,12 +340,13 @@ impl Builder {
             self.state.refresh_backend(*backend);
         }
         self.queued.sort_unstable();
-        for (key, slot, cost, listed) in core::mem::take(&mut self.queued) {
+        for (key, slot, cost, listed, returned) in core::mem::take(&mut self.queued) {
             let hold = self.state.jobs[slot].hot.hold;
-            let entrant = Entrant { cost, ..self.state.entrant(slot, !listed, hold == Hold::None) };
+            let (alone, fresh, ready) = (!listed, !returned, hold == Hold::None);
+            let entrant = Entrant { cost, alone, fresh, ready, ..self.state.entrant(slot) };
             self.state.places.relist(slot, key, entrant).ok_or_else(|| corrupt("places"))?;
             match hold {
-                Hold::None | Hold::Backoff => {}
+                Hold::None | Hold::NotBefore => {}
                 Hold::Parked | Hold::Throttled => {
                     let place = self.state.parked_place(slot);
                     self.state.parked.jobs.insert(place);

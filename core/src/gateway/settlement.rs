@@ -331,7 +331,7 @@ impl State {
             measured: (spent.measured || !paid) && before.is_none_or(|before| before.unmeasured == 0),
             capped: bill.capped,
             attempts: job.hot.attempts,
-            requeues: job.hot.requeues,
+            requeues: job.requeues().total(),
             price_version: self.prices.version(),
             price: bill.price,
             reported: bill.reported,

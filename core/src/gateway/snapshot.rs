@@ -37,7 +37,8 @@ use crate::breaker::Permit;
 use crate::error::SnapshotError;
 use crate::id::{Epoch, JobId};
 use crate::job::{
-    Earlier, Hold, Idempotency, Job, JobFailure, JobState, KeyEntry, Outcome, Payload, Priority, Task, Timeouts,
+    Earlier, Hold, Idempotency, Job, JobFailure, JobState, KeyEntry, Outcome, Payload, Priority, Requeues, Task,
+    Timeouts,
 };
 use crate::limiter::TokenBucket;
 use crate::queue::LANES;
@@ -339,13 +340,14 @@ pub(crate) struct JobBody {
     pub(crate) version: u32,
     pub(crate) progress_ppm: u32,
     pub(crate) attempts: u32,
-    pub(crate) requeues: u32,
     pub(crate) state: JobState,
     pub(crate) priority: Priority,
     pub(crate) hold: Hold,
     pub(crate) paid: bool,
     /// Whether it stands in its flow's list.
     pub(crate) listed: bool,
+    /// Whether it is there again.
+    pub(crate) returned: bool,
     pub(crate) extra: Option<ExtraBody>,
     pub(crate) outcome: Option<Outcome>,
 }
@@ -355,9 +357,10 @@ pub(crate) struct ExtraBody {
     pub(crate) timeouts: Timeouts,
     pub(crate) idempotency: Option<Idempotency>,
     pub(crate) not_before: Timestamp,
+    pub(crate) begins: Timestamp,
     pub(crate) absorbed: u64,
     pub(crate) billable: u64,
-    pub(crate) losses: u32,
+    pub(crate) requeues: Requeues,
     pub(crate) failure: Option<JobFailure>,
     pub(crate) first_started: Option<Timestamp>,
     pub(crate) failed_on: Vec<u32>,
@@ -500,20 +503,21 @@ impl State {
             version: hot.version,
             progress_ppm: hot.progress_ppm,
             attempts: hot.attempts,
-            requeues: hot.requeues,
             state: hot.state,
             priority: hot.priority,
             hold: hot.hold,
             paid: hot.paid,
             listed: hot.state == JobState::Queued && self.places.is_listed(slot),
+            returned: hot.state == JobState::Queued && self.places.is_returned(slot),
             extra: job.extra.as_deref().map(|extra| ExtraBody {
                 timeouts: extra.timeouts,
                 // The key of a job that has ended stands with the keys.
                 idempotency: extra.idempotency.filter(|_| !hot.state.is_terminal()),
                 not_before: extra.not_before,
+                begins: extra.begins,
                 absorbed: extra.absorbed,
                 billable: extra.billable,
-                losses: extra.losses,
+                requeues: extra.requeues,
                 failure: extra.failure.clone(),
                 first_started: extra.first_started,
                 failed_on: extra.failed_on.clone(),

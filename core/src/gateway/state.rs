@@ -114,6 +114,10 @@ pub struct Counters {
     pub requeues: u64,
     /// Leases that ended because nothing was heard any more.
     pub lost: u64,
+    /// Leases that their workers gave back.
+    pub released: u64,
+    /// Leases that the host took back.
+    pub preempted: u64,
     /// Times a job was stepped over because its customer could not run.
     pub parked: u64,
     /// Lanes climbed by waiting.
@@ -132,9 +136,22 @@ pub struct Counters {
 
 impl Counters {
     /// Every counter.
-    pub(crate) fn all(&self) -> [u64; 17] {
+    pub(crate) fn all(&self) -> [u64; 19] {
         let Self { submitted, leases, warm_hits, probes, completed, errors, cancelled, retries, .. } = *self;
-        let Self { requeues, lost, parked, aged, forgotten, clock_leaps, capped, unpriced, corrections, .. } = *self;
+        let Self {
+            requeues,
+            lost,
+            released,
+            preempted,
+            parked,
+            aged,
+            forgotten,
+            clock_leaps,
+            capped,
+            unpriced,
+            corrections,
+            ..
+        } = *self;
         [
             submitted,
             leases,
@@ -146,6 +163,8 @@ impl Counters {
             retries,
             requeues,
             lost,
+            released,
+            preempted,
             parked,
             aged,
             forgotten,
@@ -249,24 +268,52 @@ impl State {
 
     // --- The queue ---
 
-    /// Gives a job its place by its customer's account, in `lane`.
+    /// The age of who comes next.
+    pub(crate) fn next_sequence(&mut self) -> u64 {
+        let sequence = self.scalars.sequence;
+        self.scalars.sequence += 1;
+        sequence
+    }
+
+    /// Puts a job that is new to the end of its customer's line in `lane`.
     pub(crate) fn enqueue(&mut self, slot: u32, lane: u8, sequence: u64) {
+        self.set_key(slot, lane, sequence);
+        self.put(slot, true);
+    }
+
+    /// Puts a job to its place in another lane.
+    pub(crate) fn lift(&mut self, slot: u32, lane: u8) {
+        self.set_key(slot, lane, self.jobs[slot].key.sequence());
+        self.put(slot, false);
+    }
+
+    fn set_key(&mut self, slot: u32, lane: u8, sequence: u64) {
         self.note(|state| Undo::JobKey { job: slot, key: state.jobs[slot].key });
         self.jobs[slot].key = Key::new(lane, 0, sequence);
+    }
+
+    /// Gives a job that ran its place back.
+    pub(crate) fn put_back(&mut self, slot: u32) {
+        self.put(slot, false);
+    }
+
+    /// Puts a job into its customer's line, or on its own while it may not run.
+    fn put(&mut self, slot: u32, fresh: bool) {
         let held = self.jobs[slot].hot.hold != Hold::None;
-        let entrant = self.entrant(slot, held, !held);
-        self.places.push(slot, entrant);
+        let entrant = Entrant { alone: held, fresh, ready: !held, ..self.entrant(slot) };
+        let displaced = self.places.push(slot, entrant);
+        self.pass(displaced);
+    }
+
+    /// The head of a line that is no longer: nothing is asked about it until it is again.
+    fn pass(&mut self, displaced: Option<u32>) {
+        if let Some(slot) = displaced {
+            self.unhold(slot);
+        }
         self.follow();
     }
 
-    /// Puts a job that ran back to the head of its customer's line.
-    pub(crate) fn put_back(&mut self, slot: u32, ready: bool) {
-        let entrant = self.entrant(slot, true, ready);
-        self.places.push(slot, entrant);
-        self.follow();
-    }
-
-    pub(crate) fn entrant(&self, slot: u32, alone: bool, ready: bool) -> Entrant {
+    pub(crate) fn entrant(&self, slot: u32) -> Entrant {
         let job = &self.jobs[slot];
         Entrant {
             customer: job.customer,
@@ -275,8 +322,9 @@ impl State {
             sequence: job.key.sequence(),
             cost: self.expected(slot),
             weight: self.policy(job.customer).weight,
-            alone,
-            ready,
+            alone: false,
+            fresh: true,
+            ready: true,
         }
     }
 
@@ -312,8 +360,8 @@ impl State {
 
     pub(crate) fn set_ready(&mut self, slot: u32, ready: bool) {
         let weight = self.weight(slot);
-        self.places.set_ready(slot, ready, weight);
-        self.follow();
+        let displaced = self.places.set_ready(slot, ready, weight);
+        self.pass(displaced);
     }
 
     /// Brings the place of a route's first job up to date. Whether that moved it.
@@ -461,9 +509,9 @@ impl State {
         let deadlines = self.deadlines(job);
         let lease = self.pool.lease_record(job.hot.lease).filter(|_| job.hot.lease != NO_LEASE);
         let lease = lease.map_or(Timestamp::MAX, |lease| lease.deadline);
-        let backoff = if job.hot.hold == Hold::Backoff { not_before(job) } else { Timestamp::MAX };
+        let held = if job.hot.hold == Hold::NotBefore { not_before(job) } else { Timestamp::MAX };
         let first = deadlines.total.min(deadlines.run).min(lease).min(deadlines.start).min(deadlines.queue);
-        first.min(backoff).min(self.ages_at(job))
+        first.min(held).min(self.ages_at(job))
     }
 
     /// The job's four deadlines. Silences of the host are not counted as time that a worker worked.
@@ -479,7 +527,7 @@ impl State {
     /// When a waiting job is lifted a lane.
     pub(crate) fn ages_at(&self, job: &Job) -> Timestamp {
         let Some(span) = self.config.age_after else { return Timestamp::MAX };
-        if job.hot.state != JobState::Queued || job.lane() == 0 || job.hot.hold == Hold::Backoff {
+        if job.hot.state != JobState::Queued || job.lane() == 0 || job.hot.hold == Hold::NotBefore {
             return Timestamp::MAX;
         }
         let climbed = job.hot.priority.lane().saturating_sub(job.lane());

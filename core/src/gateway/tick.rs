@@ -228,15 +228,7 @@ impl State {
             JobState::Queued if deadlines.total <= now => self.give_up_queued(slot, CancelReason::TotalTimeout),
             JobState::Queued if deadlines.start <= now => self.give_up_queued(slot, CancelReason::StartTimeout),
             JobState::Queued if deadlines.queue <= now => self.give_up_queued(slot, CancelReason::QueueTimeout),
-            JobState::Queued if job.hot.hold == Hold::Backoff && not_before(job) <= now => {
-                let mut hot = job.hot;
-                hot.hold = Hold::None;
-                // It waits for a backend from now on.
-                hot.since = self.now;
-                self.set_hot(slot, hot);
-                self.set_ready(slot, true);
-                self.rearm_job(slot);
-            }
+            JobState::Queued if job.hot.hold == Hold::NotBefore && not_before(job) <= now => self.come(slot),
             JobState::Queued if self.ages_at(job) <= now => self.age(slot),
             JobState::Queued => self.rearm_job(slot),
             JobState::Running if deadlines.total <= now => self.time_out_running(slot),
@@ -256,6 +248,25 @@ impl State {
         }
     }
 
+    /// Lets a job wait for a backend from now on. One that never ran is as old as if it had been submitted now.
+    fn come(&mut self, slot: u32) {
+        let (lane, mut hot) = (self.jobs[slot].lane(), self.jobs[slot].hot);
+        let fresh = hot.started == Timestamp::MAX;
+        if fresh {
+            self.dequeue(slot);
+        }
+        hot.hold = Hold::None;
+        hot.since = self.now;
+        self.set_hot(slot, hot);
+        if fresh {
+            let sequence = self.next_sequence();
+            self.enqueue(slot, lane, sequence);
+        } else {
+            self.set_ready(slot, true);
+        }
+        self.rearm_job(slot);
+    }
+
     fn time_out_running(&mut self, slot: u32) {
         let payer = self.payer_of_failure(false);
         let spent = self.end_attempt(slot, Verdict::Neutral, &Usage::unmeasured(), payer);
@@ -270,10 +281,10 @@ impl State {
     /// Lifts a waiting job a lane, to the place that an arrival there would get now.
     fn age(&mut self, slot: u32) {
         let job = &self.jobs[slot];
-        let (lane, sequence) = (job.lane().saturating_sub(1), job.key.sequence());
+        let lane = job.lane().saturating_sub(1);
         // If it was parked, its customer is asked again in the new lane.
         self.dequeue(slot);
-        self.enqueue(slot, lane, sequence);
+        self.lift(slot, lane);
         self.rearm_job(slot);
         self.scalars.counters.aged += 1;
         self.emit(EventKind::Aged(self.jobs[slot].id));

@@ -218,7 +218,7 @@ impl Transaction<'_> {
     /// # Errors
     /// As there.
     pub fn release(&mut self, lease: LeaseId) -> Result<JobId, LeaseError> {
-        self.state.give_back(lease, &Usage::unmeasured())
+        self.state.give_back(lease, None, &Usage::unmeasured())
     }
 
     /// As [`Gateway::release_with`].
@@ -226,7 +226,28 @@ impl Transaction<'_> {
     /// # Errors
     /// As there.
     pub fn release_with(&mut self, lease: LeaseId, usage: Usage<'_>) -> Result<JobId, LeaseError> {
-        self.state.give_back(lease, &usage)
+        self.state.give_back(lease, None, &usage)
+    }
+
+    /// As [`Gateway::release_until`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn release_until(
+        &mut self,
+        lease: LeaseId,
+        not_before: Timestamp,
+        usage: Usage<'_>,
+    ) -> Result<JobId, LeaseError> {
+        self.state.give_back(lease, Some(not_before), &usage)
+    }
+
+    /// As [`Gateway::preempt`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn preempt(&mut self, job: JobId, usage: Usage<'_>) -> Result<LeaseId, JobError> {
+        self.state.preempt(job, &usage)
     }
 
     /// As [`Gateway::cancel`].

@@ -51,8 +51,10 @@ pub struct JobView {
     pub progress_ppm: u32,
     /// Attempts that failed.
     pub attempts: u32,
-    /// Returns to the queue that were not its fault.
+    /// Returns to the queue that were not its fault: lost, given back or preempted.
     pub requeues: u32,
+    /// How many of those the host asked for.
+    pub preemptions: u32,
     /// The live lease.
     pub lease: Option<LeaseId>,
     /// The backend it runs on.
@@ -72,10 +74,12 @@ pub struct JobView {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WaitReason {
-    /// Its next attempt is not due yet.
-    Backoff {
-        /// When it is.
+    /// It may not run before an instant: its submission or its worker said so, or an attempt failed.
+    NotBefore {
+        /// When it may.
         until: Timestamp,
+        /// Backends that failed it, the latest last: another one is preferred. As in [`JobView::failed_on`].
+        failed_on: Vec<String>,
     },
     /// Its route is paused.
     Paused,
@@ -342,12 +346,11 @@ impl State {
             eta: position.and_then(|position| self.eta(job, position)),
             progress_ppm: job.hot.progress_ppm,
             attempts: job.hot.attempts,
-            requeues: job.hot.requeues,
+            requeues: job.requeues().total(),
+            preemptions: job.requeues().preempted,
             lease: lease.map(|lease| lease.id),
             backend: lease.map(|lease| String::from(&**self.pool.name(lease.backend))),
-            failed_on: job.extra.as_ref().map_or(Vec::new(), |extra| {
-                self.pool.named(&extra.failed_on).into_iter().map(|name| String::from(&**name)).collect()
-            }),
+            failed_on: self.failed_on(job),
             failure: match job.outcome() {
                 Some(Outcome::Error(failure)) => Some(failure.clone()),
                 _ => job.extra.as_ref().and_then(|extra| extra.failure.clone()),
@@ -355,6 +358,11 @@ impl State {
             outcome: job.outcome().cloned(),
             version: job.hot.version,
         }
+    }
+
+    fn failed_on(&self, job: &Job) -> Vec<String> {
+        let failed_on = job.extra.as_ref().map_or(&[][..], |extra| &extra.failed_on);
+        self.pool.named(failed_on).into_iter().map(|name| String::from(&**name)).collect()
     }
 
     /// (position + 1) × mean service ÷ slots of the backends that serve the route.
@@ -371,8 +379,8 @@ impl State {
     fn explain(&self, slot: u32) -> WaitReason {
         let job = &self.jobs[slot];
         let route = &self.table.routes[job.route];
-        if job.hot.hold == Hold::Backoff {
-            return WaitReason::Backoff { until: self.to_host(not_before(job)) };
+        if job.hot.hold == Hold::NotBefore {
+            return WaitReason::NotBefore { until: self.to_host(not_before(job)), failed_on: self.failed_on(job) };
         }
         if route.paused {
             return WaitReason::Paused;

@@ -17,7 +17,7 @@ pub use lifecycle::{JobEvent, JobState};
 pub use payload::Payload;
 pub use store::{JobStore, JobStoreConfig, NewJob, StoredJob};
 pub(crate) use table::{
-    Content, Deadlines, Earlier, Extra, FAILED_MAX, Hold, Job, JobHot, JobTable, NO_LEASE, TableLimits,
+    Content, Deadlines, Earlier, Extra, FAILED_MAX, Hold, Job, JobHot, JobTable, NO_LEASE, Requeues, TableLimits,
 };
 
 use crate::error::InputError;

@@ -64,8 +64,6 @@ pub(crate) struct JobHot {
     pub(crate) progress_ppm: u32,
     /// Failures of the job itself.
     pub(crate) attempts: u32,
-    /// Returns to the queue that were not the job's fault.
-    pub(crate) requeues: u32,
     pub(crate) state: JobState,
     pub(crate) priority: Priority,
     /// Why it is not ready to be served although it is queued.
@@ -83,8 +81,8 @@ pub(crate) enum Hold {
     Parked,
     /// Its customer had no tokens for it; an instant of the customer wakes it.
     Throttled,
-    /// Its next attempt is not due yet; its own timer wakes it.
-    Backoff,
+    /// It may not run before an instant; its own timer wakes it.
+    NotBefore,
     /// It can never run under its customer's plan; a new plan wakes it.
     Barred,
 }
@@ -94,21 +92,39 @@ pub(crate) enum Hold {
 pub(crate) struct Extra {
     pub(crate) timeouts: Timeouts,
     pub(crate) idempotency: Option<Idempotency>,
-    /// Instant of the next attempt while [`Hold::Backoff`].
+    /// Before this instant it may not run while [`Hold::NotBefore`].
     pub(crate) not_before: Timestamp,
+    /// What its submission said of that: its clocks count from then on.
+    pub(crate) begins: Timestamp,
     /// GPU time of attempts the customer does not pay for.
     pub(crate) absorbed: u64,
     /// GPU time of attempts before the last that the customer does pay for.
     pub(crate) billable: u64,
-    /// Leases of which nothing was heard any more.
-    pub(crate) losses: u32,
+    pub(crate) requeues: Requeues,
     pub(crate) failure: Option<JobFailure>,
-    /// Start of the first attempt, once one has failed.
+    /// Start of the first attempt, once one has ended.
     pub(crate) first_started: Option<Timestamp>,
     /// Backends that failed it, by their order of declaration, the latest last; at most [`FAILED_MAX`].
     pub(crate) failed_on: Vec<u32>,
     /// What else attempts before the last leave for the settlement.
     pub(crate) earlier: Earlier,
+}
+
+/// How often a job returned to the queue through no fault of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Requeues {
+    /// Nothing was heard of its lease any more.
+    pub(crate) lost: u32,
+    /// Its worker gave the lease back.
+    pub(crate) released: u32,
+    /// The host took the lease back.
+    pub(crate) preempted: u32,
+}
+
+impl Requeues {
+    pub(crate) fn total(self) -> u32 {
+        self.lost.saturating_add(self.released).saturating_add(self.preempted)
+    }
 }
 
 /// What attempts before the last leave for a job's settlement, besides their GPU time.
@@ -218,7 +234,6 @@ impl JobHot {
             version: 0,
             progress_ppm: 0,
             attempts: 0,
-            requeues: 0,
             state: JobState::Queued,
             priority,
             hold: Hold::None,
@@ -238,6 +253,11 @@ impl Job {
             Content::Payload(payload) => payload.clone(),
             Content::Outcome(_) => Payload::EMPTY,
         }
+    }
+
+    /// Returns to the queue that were not its fault.
+    pub(crate) fn requeues(&self) -> Requeues {
+        self.extra.as_ref().map_or(Requeues::default(), |extra| extra.requeues)
     }
 
     /// How it ended.
@@ -489,17 +509,19 @@ impl JobTable {
 
     /// The job's deadlines as they stand in its present state; [`Timestamp::MAX`] where a clock does not run.
     pub(crate) fn deadlines(&self, job: &Job) -> Deadlines {
-        let own = job.extra.as_ref().map_or(Timeouts::NONE, |extra| extra.timeouts);
+        let extra = job.extra.as_ref();
+        let own = extra.map_or(Timeouts::NONE, |extra| extra.timeouts);
+        let begins = extra.map_or(job.created, |extra| job.created.max(extra.begins));
         let Timeouts { queue, start, run, total } = own.or(self.limits.timeouts);
         let after = |from: Timestamp, span: Option<Span>| span.map_or(Timestamp::MAX, |span| from + span);
         let queued = job.hot.state == JobState::Queued;
         let running = job.hot.state == JobState::Running;
         Deadlines {
             // The clock stands still until the instant before which the job may not run.
-            queue: after(job.hot.since, queue.filter(|_| queued && job.hot.hold != Hold::Backoff)),
-            start: after(job.created, start.filter(|_| queued && job.hot.started == Timestamp::MAX)),
+            queue: after(job.hot.since, queue.filter(|_| queued && job.hot.hold != Hold::NotBefore)),
+            start: after(begins, start.filter(|_| queued && job.hot.started == Timestamp::MAX)),
             run: after(job.hot.since, run.filter(|_| running)),
-            total: after(job.created, total.filter(|_| queued || running)),
+            total: after(begins, total.filter(|_| queued || running)),
         }
     }
 

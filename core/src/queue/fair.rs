@@ -189,7 +189,8 @@ impl<T> FairQueue<T> {
         let record = &mut self.customers[customer];
         record.waiting += 1;
         let Customer { weight, paused, .. } = *record;
-        let entrant = Entrant { customer, route: 0, lane, sequence, cost, weight, alone: false, ready: !paused };
+        let entrant =
+            Entrant { customer, route: 0, lane, sequence, cost, weight, alone: false, fresh: true, ready: !paused };
         self.places.push(slot, entrant);
         self.places.sweep();
         self.settle(customer);

@@ -24,8 +24,10 @@ pub(crate) struct Entrant {
     pub(crate) cost: u64,
     /// Share of the customer, at least 1.
     pub(crate) weight: u32,
-    /// Whether it stands on its own: it came back, or waits for an instant. Else it stands in its flow's line.
+    /// Whether it stands on its own. Else it stands in its flow's line.
     pub(crate) alone: bool,
+    /// Whether it comes for the first time, so that nothing that waits is younger.
+    pub(crate) fresh: bool,
     /// Whether it may be served.
     pub(crate) ready: bool,
 }

@@ -5,10 +5,10 @@
 //!
 //! **Fair share.** Start-time fair queueing over what was really used. A customer's *account* in a lane of a pool counts
 //! the virtual time it has been given (used cost over weight), and what its running items are expected to use. Items of
-//! one customer, route and lane form a *flow* in order of arrival; the head of a flow stands at its account's time, and
-//! only heads are served. So estimates, weights of former days, items that left unserved and the length of a line say
-//! nothing in the choice: the customer that was given least, by its weight of now, goes first. Who comes anew starts where
-//! the lane stands, and when a lane is empty everybody does.
+//! one customer, route and lane form a *flow* in order of arrival, to which an item that comes back comes again; the head
+//! of a flow stands at its account's time, and only heads are served. So estimates, weights of former days, items that left
+//! unserved and the length of a line say nothing in the choice: the customer that was given least, by its weight of now,
+//! goes first. Who comes anew starts where the lane stands, and when a lane is empty everybody does.
 //!
 //! **Places behind a head** are where it is expected to come: one stride behind the item before. They follow when what
 //! stands before them moves beyond them; when it moves nearer, they do as they become heads. A head's place is brought up
@@ -22,6 +22,9 @@
     reason = "numbers here are given out by the tables themselves, and check_invariants proves that they stay whole"
 )]
 
+mod line;
+
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use hashbrown::HashTable;
@@ -67,6 +70,8 @@ pub(crate) struct Places {
     nodes: Vec<Node>,
     /// The head of each flow.
     flows: HashTable<u32>,
+    /// Items that came to their flow's line again: by customer, route, lane and sequence.
+    returned: BTreeMap<(u32, u32, u8, u64), u32>,
     hasher: KeyHasher,
     /// Inverses of changes that may yet be undone.
     undo: Vec<Undo>,
@@ -99,6 +104,8 @@ struct Node {
     lane: u8,
     /// Whether it is in a flow's line.
     listed: bool,
+    /// Whether it is there again.
+    returned: bool,
 }
 
 impl Places {
@@ -110,6 +117,7 @@ impl Places {
             accounts: Accounts::new(precision, seed),
             nodes: Vec::new(),
             flows: HashTable::new(),
+            returned: BTreeMap::new(),
             hasher: KeyHasher::new(seed),
             undo: Vec::new(),
             recording: false,
@@ -146,48 +154,34 @@ impl Places {
         }
     }
 
-    /// Puts an item at the place its customer's account gives it.
+    /// Puts an item at the place its customer's account gives it. Returns the item that was the head of its flow and is no
+    /// longer, if there is one.
     ///
     /// # Complexity
     /// O(log n) of the route's length.
-    pub(crate) fn push(&mut self, item: u32, entrant: Entrant) {
-        let Entrant { customer, route, lane, sequence, cost, weight, alone, ready } = entrant;
+    pub(crate) fn push(&mut self, item: u32, entrant: Entrant) -> Option<u32> {
+        let Entrant { customer, route, lane, sequence, cost, weight, alone, fresh, ready } = entrant;
         let account = self.open_account(customer, route, lane);
-        let node = Node { cost, customer, route, account, next: NONE, previous: item, lane, listed: false };
-        let line = if alone { None } else { self.head(customer, route, lane) };
-        let tail = line.map(|head| self.nodes[head as usize].previous);
-        // Only an aged item can be older than the tail: it stands on its own, before it.
-        let tail = tail.map(|tail| (tail, self.key(tail))).filter(|(_, behind)| behind.sequence() < sequence);
-        if let Some((tail, behind)) = tail {
-            let tag = match self.ordering {
-                Ordering::Fifo => 0,
-                Ordering::Fair => behind.tag() + u128::from(self.stride(tail, weight)),
-            };
-            self.append(item, node, Key::new(lane, tag, sequence), line);
-            return self.note(Undo::Inserted(item));
+        let node = Node { cost, account, returned: !fresh, ..Node::of(item, customer, route, lane) };
+        if alone {
+            let node = Node { returned: false, ..node };
+            self.place(item, node, Key::new(lane, self.start_tag(account), sequence), false);
+            self.note(Undo::Inserted(item));
+            return None;
         }
-        let key = Key::new(lane, self.start_tag(account), sequence);
-        if alone || line.is_some() {
-            self.place(item, node, key, false);
-        } else {
-            self.append(item, node, key, None);
-        }
-        self.note(Undo::Inserted(item));
-        if ready && self.mark(item, true) {
-            self.update(item, weight);
-        }
+        self.join(item, node, sequence, weight, ready)
     }
 
     /// Puts an item back as a snapshot tells it: to a place of its own, or behind its flow's tail. In key order. `None` if
     /// it cannot have stood there.
     pub(crate) fn relist(&mut self, item: u32, key: Key, entrant: Entrant) -> Option<()> {
-        let Entrant { customer, route, lane, cost, alone, ready, .. } = entrant;
+        let Entrant { customer, route, lane, cost, alone, fresh, ready, .. } = entrant;
         let line = if alone { None } else { self.head(customer, route, lane) };
         if line.is_some_and(|head| self.key(self.nodes[head as usize].previous).sequence() >= key.sequence()) {
             return None;
         }
         let account = self.open_account(customer, route, lane);
-        let node = Node { cost, customer, route, account, next: NONE, previous: item, lane, listed: false };
+        let node = Node { cost, account, returned: !(fresh || alone), ..Node::of(item, customer, route, lane) };
         let ready = ready && line.is_none();
         if alone {
             self.place(item, node, key, false);
@@ -206,6 +200,11 @@ impl Places {
     /// Whether an item stands in its flow's line. If not, it stands on its own.
     pub(crate) fn is_listed(&self, item: u32) -> bool {
         self.nodes.get(item as usize).is_some_and(|node| node.listed)
+    }
+
+    /// Whether an item is in its flow's line again.
+    pub(crate) fn is_returned(&self, item: u32) -> bool {
+        self.nodes.get(item as usize).is_some_and(|node| node.returned)
     }
 
     /// Takes an item out that leaves unserved. Its customer is as if it had never come. `succeed`: whether what follows it in
@@ -344,17 +343,23 @@ impl Places {
         self.accounts.sweep();
     }
 
-    /// Takes away or gives back an item's chance to be served. One that gets it stands at its account's time.
-    pub(crate) fn set_ready(&mut self, item: u32, ready: bool, weight: u32) {
-        if !self.mark(item, ready) {
-            return;
-        }
+    /// Takes away or gives back an item's chance to be served. One that gets it stands at its account's time; one that stood on
+    /// its own comes to its flow's line, and who was the head of that and is no longer is returned.
+    pub(crate) fn set_ready(&mut self, item: u32, ready: bool, weight: u32) -> Option<u32> {
         let node = self.nodes[item as usize];
-        if ready {
-            self.update(item, weight);
-        } else if !self.routes[node.route as usize].closed {
-            self.leave(node.account);
+        if ready && !node.listed && self.tree.is_ready(item) == Some(false) {
+            let removed = self.pull(item, node)?;
+            self.note(Undo::Removed(item, removed));
+            return self.join(item, Node { returned: true, ..node }, removed.key.sequence(), weight, true);
         }
+        if self.mark(item, ready) {
+            if ready {
+                self.update(item, weight);
+            } else if !self.routes[node.route as usize].closed {
+                self.leave(node.account);
+            }
+        }
+        None
     }
 
     /// Lets an item stand on its own, not ready, so that what stands behind it in its flow comes to its turn.
@@ -366,7 +371,7 @@ impl Places {
         if counted {
             self.leave(node.account);
         }
-        let alone = Node { next: NONE, previous: item, listed: false, ..node };
+        let alone = Node { next: NONE, previous: item, listed: false, returned: false, ..node };
         self.place(item, alone, Key::from_bits(key), false);
         self.note(Undo::Inserted(item));
     }
@@ -379,13 +384,6 @@ impl Places {
     /// A route whose first place may have changed since somebody asked; each is told once.
     pub(crate) fn pop_touched(&mut self) -> Option<u32> {
         self.touched.pop()
-    }
-
-    /// The first listed item of a customer on a route, in a lane.
-    pub(crate) fn head(&self, customer: u32, route: u32, lane: u8) -> Option<u32> {
-        let nodes = &self.nodes;
-        let hash = self.hash(customer, route, lane);
-        self.flows.find(hash, |head| nodes[*head as usize].is_of(customer, route, lane)).copied()
     }
 
     /// How many items of its route stand before it.
@@ -528,7 +526,13 @@ impl Places {
             return;
         }
         self.move_to(item, key, start);
-        let (mut last, mut tag, mut next) = (item, start, if node.listed { node.next } else { NONE });
+        self.push_on(item, start, weight);
+    }
+
+    /// Moves what stands behind an item in its flow, as far as it does not stand beyond that already.
+    fn push_on(&mut self, item: u32, tag: u128, weight: u32) {
+        let node = self.nodes[item as usize];
+        let (mut last, mut tag, mut next) = (item, tag, if node.listed { node.next } else { NONE });
         while next != NONE {
             let key = self.key(next);
             if key.tag() >= tag {
@@ -573,40 +577,13 @@ impl Places {
     /// Takes an item out of tree and flow, and nothing else.
     fn pull(&mut self, item: u32, node: Node) -> Option<Removed> {
         let (key, ready) = self.tree.remove(item)?;
-        let listed = node.listed.then(|| self.unlink(item, node));
+        let key = Key::from_bits(key);
+        let listed = node.listed.then(|| self.unlink(item, node, key.sequence()));
         if node.account != NONE {
             self.accounts.release(node.account);
         }
         self.refresh_first(node.route, item, None);
-        Some(Removed { key: Key::from_bits(key), ready, node, listed })
-    }
-
-    /// Puts an item back that was pulled, when everything since has been undone.
-    fn put(&mut self, item: u32, removed: Removed) {
-        let Removed { key, ready, node, listed } = removed;
-        match listed {
-            None | Some(Listed { previous: NONE, next: NONE }) => {
-                self.set_node(item, Node { next: NONE, previous: item, ..node });
-                if listed.is_some() {
-                    self.open_flow(item, node);
-                }
-            }
-            Some(Listed { previous, next }) => {
-                let before = if previous == NONE {
-                    self.set_head(next, item);
-                    self.nodes[next as usize].previous
-                } else {
-                    self.nodes[previous as usize].next = item;
-                    previous
-                };
-                self.set_node(item, Node { next, previous: before, ..node });
-                let after =
-                    if next == NONE { self.head(node.customer, node.route, node.lane).unwrap_or(item) } else { next };
-                self.nodes[after as usize].previous = item;
-            }
-        }
-        self.tree.insert(self.routes[node.route as usize].tree, key.bits(), item, ready);
-        self.refresh_first(node.route, item, ready.then_some(key));
+        Some(Removed { key, ready, node, listed })
     }
 
     /// Sets whether an item may be served; its account is counted when it may, and is to be told when it may not. Whether
@@ -655,59 +632,6 @@ impl Places {
         self.refresh_first(node.route, item, ready.then_some(key));
     }
 
-    /// Puts an item behind the tail of the flow with that head, or makes it a flow of its own.
-    fn append(&mut self, item: u32, node: Node, key: Key, head: Option<u32>) {
-        let previous = match head {
-            Some(head) => {
-                let tail = core::mem::replace(&mut self.nodes[head as usize].previous, item);
-                self.nodes[tail as usize].next = item;
-                tail
-            }
-            None => item,
-        };
-        self.place(item, Node { previous, listed: true, ..node }, key, false);
-        if head.is_none() {
-            self.open_flow(item, node);
-        }
-    }
-
-    fn open_flow(&mut self, item: u32, node: Node) {
-        let hash = node.hash(&self.hasher);
-        let Self { flows, nodes, hasher, .. } = self;
-        flows.insert_unique(hash, item, |head| nodes[*head as usize].hash(hasher));
-    }
-
-    /// Takes an item out of its flow. Returns where it stood; what follows a head is the head then.
-    fn unlink(&mut self, item: u32, node: Node) -> Listed {
-        let Node { next, previous, .. } = node;
-        if previous == item {
-            let hash = node.hash(&self.hasher);
-            if let Ok(flow) = self.flows.find_entry(hash, |head| *head == item) {
-                flow.remove();
-            }
-            return Listed { previous: NONE, next: NONE };
-        }
-        if self.nodes[previous as usize].next != item {
-            self.nodes[next as usize].previous = previous;
-            self.set_head(item, next);
-            return Listed { previous: NONE, next };
-        }
-        self.nodes[previous as usize].next = next;
-        let after = if next == NONE { self.head(node.customer, node.route, node.lane) } else { Some(next) };
-        if let Some(after) = after {
-            self.nodes[after as usize].previous = previous;
-        }
-        Listed { previous, next }
-    }
-
-    /// Makes another item the head of a flow.
-    fn set_head(&mut self, head: u32, new: u32) {
-        let hash = self.nodes[head as usize].hash(&self.hasher);
-        if let Some(flow) = self.flows.find_mut(hash, |other| *other == head) {
-            *flow = new;
-        }
-    }
-
     /// Notes what an item is that has a place from now on.
     fn set_node(&mut self, item: u32, node: Node) {
         if node.account != NONE {
@@ -732,10 +656,9 @@ impl Places {
     /// On the first one that does not hold.
     pub(crate) fn check_invariants(&self) {
         self.tree.check_invariants();
-        for head in &self.flows {
-            self.check_flow(*head);
-        }
-        let mut items = alloc::collections::BTreeMap::<u32, (u32, u32)>::new();
+        let listed: usize = self.flows.iter().map(|head| self.check_flow(*head)).sum();
+        assert_eq!(listed, self.returned.len(), "who came back and stands in line is indexed");
+        let mut items = BTreeMap::<u32, (u32, u32)>::new();
         for (route, queue) in self.routes.iter().enumerate() {
             let ready =
                 self.tree.iter(queue.tree).find(|(.., ready)| *ready).map(|(key, item, _)| (Key::from_bits(key), item));
@@ -748,29 +671,24 @@ impl Places {
         self.accounts.check_invariants(&items);
         assert!(self.touched.is_empty(), "who asks for routes that changed has asked");
     }
-
-    fn check_flow(&self, head: u32) {
-        let Node { customer, route, lane, previous: tail, .. } = self.nodes[head as usize];
-        assert_eq!(self.head(customer, route, lane), Some(head), "a flow is found by what it is of");
-        let (mut item, mut previous, mut last) = (head, tail, None);
-        loop {
-            let node = self.nodes[item as usize];
-            assert!(node.is_of(customer, route, lane) && node.listed, "{item} belongs to its flow");
-            assert_eq!(node.previous, previous, "links of {item}");
-            let key = self.key(item);
-            assert_eq!(key.lane(), lane, "a flow keeps to its lane");
-            assert!(last.is_none_or(|last: Key| last < key && last.sequence() < key.sequence()), "a flow is in order");
-            last = Some(key);
-            if node.next == NONE {
-                assert_eq!(item, tail, "the last of a flow is its tail");
-                break;
-            }
-            (previous, item) = (item, node.next);
-        }
-    }
 }
 
 impl Node {
+    /// One that stands on its own.
+    fn of(item: u32, customer: u32, route: u32, lane: u8) -> Self {
+        Self {
+            cost: 0,
+            customer,
+            route,
+            account: NONE,
+            next: NONE,
+            previous: item,
+            lane,
+            listed: false,
+            returned: false,
+        }
+    }
+
     fn is_of(&self, customer: u32, route: u32, lane: u8) -> bool {
         self.customer == customer && self.route == route && self.lane == lane
     }

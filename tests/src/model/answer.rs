@@ -19,6 +19,8 @@ pub(crate) enum Answer {
     Retry(u64),
     Failed,
     Released(u128),
+    Preempted(u64),
+    Evicted(Vec<(u64, u128)>),
     Done,
     Advanced { handled: u32, now: u64, more: bool, leapt: Option<u64>, next: Option<u64> },
     Settlements(Option<((u64, u64, u32), Vec<Bill>)>),
@@ -137,6 +139,10 @@ pub(crate) fn told(reply: &Reply) -> Answer {
         Reply::Failed(AfterFailure::Retry { at }) => Answer::Retry(at.as_nanos()),
         Reply::Failed(_) => Answer::Failed,
         Reply::Released { job } => Answer::Released(job.as_u128()),
+        Reply::Preempted { lease } => Answer::Preempted(lease.as_u64()),
+        Reply::Evicted(evicted) => {
+            Answer::Evicted(evicted.iter().map(|own| (own.lease.as_u64(), own.job.as_u128())).collect())
+        }
         Reply::Done {} => Answer::Done,
         Reply::Advanced(advance) => Answer::Advanced {
             handled: advance.handled,

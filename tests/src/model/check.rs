@@ -67,6 +67,8 @@ impl Model {
             ("retries", seen.retries, own.retries),
             ("requeues", seen.requeues, own.requeues),
             ("lost", seen.lost, own.lost),
+            ("released", seen.released, own.released),
+            ("preempted", seen.preempted, own.preempted),
             ("parked", seen.parked, own.parked),
             ("aged", seen.aged, own.aged),
             ("forgotten", seen.forgotten, own.forgotten),
@@ -95,6 +97,8 @@ impl Model {
         assert_eq!(seen, (job.progress, job.attempts, job.requeues, job.version), "progress, counts, version of {id}");
         assert_eq!(view.lease.map(|lease| lease.as_u64()), job.lease.as_ref().map(|lease| lease.id), "lease of {id}");
         assert_eq!(view.backend.as_ref(), job.lease.as_ref().map(|lease| &lease.backend), "backend of {id}");
+        assert_eq!(view.preemptions, job.preemptions, "preemptions of {id}");
+        assert_eq!(view.failed_on, self.failed_on(job), "backends that failed {id}");
         assert_eq!(view.failure.as_ref().map(seen_failure), job.failure, "latest failure of {id}");
         assert_eq!(view.outcome.as_ref().map(seen_outcome), job.end, "outcome of {id}");
     }
@@ -118,7 +122,7 @@ impl Model {
         let position = self.position(job)?;
         let shown = |at| libgateway::Timestamp::from_nanos(self.clock.shown(at));
         if let Hold::Until(at) = job.hold {
-            return Some(WaitReason::Backoff { until: shown(at) });
+            return Some(WaitReason::NotBefore { until: shown(at), failed_on: self.failed_on(job) });
         }
         if way.paused {
             return Some(WaitReason::Paused);
@@ -141,6 +145,12 @@ impl Model {
         }
         let first = self.first_of_route(&job.route).is_some_and(|first| self.jobs[first].id == job.id);
         Some(if first { WaitReason::Next } else { WaitReason::Behind { jobs: position } })
+    }
+
+    /// Backends that failed a job, without those that left.
+    fn failed_on(&self, job: &Job) -> Vec<String> {
+        let name = |order: &u32| self.backends.iter().find(|own| own.order == *order).map(|own| own.name.clone());
+        job.failed_on.iter().filter_map(name).collect()
     }
 
     fn customer_view(&self, name: &str) -> Option<CustomerSeen> {

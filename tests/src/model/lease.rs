@@ -1,10 +1,10 @@
 //! What becomes of a lease: delivered, failed, given back, lost.
 
-use libgateway::{EventKind, Excess, FailureClass, JobId, JobState, Output, Payer, Usage};
+use libgateway::{EventKind, EvictTo, Excess, FailureClass, JobId, JobState, Output, Payer, Timestamp, Usage};
 
 use super::answer::{Answer, error};
 use super::money::{Spent, cap, charge, devices};
-use super::parts::{End, Fault, Hold, Late, Model};
+use super::parts::{End, Fault, Hold, Job, Late, Model};
 
 impl Model {
     /// The job of a live lease.
@@ -108,7 +108,7 @@ impl Model {
         Answer::Cancelled(id)
     }
 
-    pub(crate) fn give_back(&mut self, id: u64, usage: &Usage<'_>) -> Answer {
+    pub(crate) fn give_back(&mut self, id: u64, not_before: Option<Timestamp>, usage: &Usage<'_>) -> Answer {
         let job = match self.lease(id) {
             Ok(job) => job,
             Err(answer) => return answer,
@@ -117,11 +117,72 @@ impl Model {
         if let Err(answer) = self.check_usage(job, &devices) {
             return answer;
         }
-        let spent = self.end_attempt(job, None, &devices, self.config.billing.released);
-        spent.keep(&mut self.jobs[job]);
         let id = self.jobs[job].id;
-        self.requeue(job);
+        let spent = self.end_attempt(job, None, &devices, self.config.billing.released);
+        self.counters.released += 1;
+        self.jobs[job].releases += 1;
+        if self.jobs[job].releases > self.config.releases_max {
+            self.withdraw(job, "it was given back too often", spent);
+        } else {
+            spent.keep(&mut self.jobs[job]);
+            let at = not_before.map_or(0, |at| self.clock.meant(at.as_nanos()));
+            self.requeue(job, at);
+        }
         Answer::Released(id)
+    }
+
+    pub(crate) fn preempt(&mut self, id: u128, usage: &Usage<'_>) -> Answer {
+        let Some(job) = self.job(id) else { return error(601, "job") };
+        if self.jobs[job].end.is_some() {
+            return error(602, "job");
+        }
+        let Some(lease) = self.jobs[job].lease.as_ref().map(|lease| lease.id) else { return error(604, "job") };
+        if self.jobs[job].preemptions >= self.config.preemptions_max {
+            return error(606, "job");
+        }
+        let devices = devices(usage);
+        if let Err(answer) = self.check_usage(job, &devices) {
+            return answer;
+        }
+        self.take_away(job, &devices);
+        Answer::Preempted(lease)
+    }
+
+    fn take_away(&mut self, job: usize, devices: &[(String, u64)]) {
+        let spent = self.end_attempt(job, None, devices, self.config.billing.preempted);
+        spent.keep(&mut self.jobs[job]);
+        self.counters.preempted += 1;
+        self.jobs[job].preemptions += 1;
+        self.requeue(job, 0);
+    }
+
+    pub(crate) fn evict_backend(&mut self, name: &str, to: EvictTo) -> Answer {
+        if self.backend(name).is_none() {
+            return error(701, "backend");
+        }
+        let of = |job: &Job| {
+            job.lease.as_ref().filter(|lease| lease.backend == name).map(|lease| (lease.granted, lease.id, job.id))
+        };
+        let mut held: Vec<(u64, u64, u128)> = self.jobs.iter().filter_map(of).collect();
+        held.sort_unstable();
+        for (.., id) in &held {
+            let job = self.job(*id).unwrap();
+            if to == EvictTo::Queue {
+                self.take_away(job, &[]);
+                continue;
+            }
+            let spent = self.end_attempt(job, None, &[], self.config.billing.preempted);
+            self.counters.preempted += 1;
+            self.withdraw(job, "its backend was taken away", spent);
+        }
+        Answer::Evicted(held.into_iter().map(|(_, lease, job)| (lease, job)).collect())
+    }
+
+    /// Ends a job in error of whose lease nobody says how it went.
+    fn withdraw(&mut self, job: usize, message: &str, spent: Spent) {
+        let fault = Fault { class: FailureClass::Lost, message: message.to_owned(), retriable: true };
+        self.jobs[job].failure = Some(fault.clone());
+        self.finish(job, End::Error(fault), spent);
     }
 
     pub(crate) fn fail_attempt(
@@ -204,14 +265,11 @@ impl Model {
         self.counters.lost += 1;
         self.jobs[index].losses += 1;
         if self.jobs[index].losses > self.config.losses_max {
-            let message = "the workers it was given to vanished".to_owned();
-            let fault = Fault { class: FailureClass::Lost, message, retriable: true };
-            self.jobs[index].failure = Some(fault.clone());
-            self.finish(index, End::Error(fault), spent);
+            self.withdraw(index, "the workers it was given to vanished", spent);
             return Answer::Failed;
         }
         spent.keep(&mut self.jobs[index]);
-        self.requeue(index);
+        self.requeue(index, 0);
         Answer::Retry(self.now)
     }
 
@@ -226,10 +284,13 @@ impl Model {
         job.failed_on.drain(..surplus);
     }
 
-    fn requeue(&mut self, index: usize) {
-        self.jobs[index].requeues += 1;
+    fn requeue(&mut self, index: usize, at: u64) {
+        let now = self.now;
+        let job = &mut self.jobs[index];
+        job.requeues += 1;
+        job.first_started = job.first_started.or(job.started);
         self.counters.requeues += 1;
-        self.return_to_queue(index, Hold::None);
+        self.return_to_queue(index, if at > now { Hold::Until(at) } else { Hold::None });
         self.emit(EventKind::Requeued(JobId::from_entropy(self.jobs[index].id)));
     }
 
@@ -243,7 +304,7 @@ impl Model {
         job.version += 1;
         job.hold = hold;
         let (lane, customer) = (job.lane, job.customer.clone());
-        self.enqueue(index, lane, true);
+        self.enqueue(index, lane, false);
         self.wake(&customer);
     }
 

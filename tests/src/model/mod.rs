@@ -59,7 +59,8 @@ impl Model {
             Command::Progress { lease, progress_ppm } => self.progress(lease.as_u64(), *progress_ppm),
             Command::Complete { lease, output, usage } => self.complete(lease.as_u64(), output, usage),
             Command::Fail { lease, failure, usage } => self.fail(lease.as_u64(), failure, usage),
-            Command::Release { lease, usage } => self.give_back(lease.as_u64(), usage),
+            Command::Release { lease, not_before, usage } => self.give_back(lease.as_u64(), *not_before, usage),
+            Command::Preempt { job, usage } => self.preempt(job.as_u128(), usage),
             Command::Cancel { job, usage } => self.cancel(job.as_u128(), usage),
             Command::CancelLease { lease, usage } => self.cancel_lease(lease.as_u64(), usage),
             Command::CorrectUsage { lease, usage } => self.correct_usage(lease.as_u64(), usage),
@@ -71,6 +72,7 @@ impl Model {
             Command::DrainBackend { backend, draining } => {
                 self.with_backend(backend, |_, own| own.draining = *draining)
             }
+            Command::EvictBackend { backend, to } => self.evict_backend(backend, *to),
             Command::ForceBreaker { backend, state, until } => {
                 let until = until.map(|until| Timestamp::from_nanos(self.clock.meant(until.as_nanos())));
                 let over = until.is_some_and(|until| until.as_nanos() <= self.now);
@@ -101,7 +103,8 @@ impl Model {
             Leaf::Progress { lease, progress_ppm } => self.progress(lease.as_u64(), *progress_ppm),
             Leaf::Complete { lease, output, usage } => self.complete(lease.as_u64(), output, usage),
             Leaf::Fail { lease, failure, usage } => self.fail(lease.as_u64(), failure, usage),
-            Leaf::Release { lease, usage } => self.give_back(lease.as_u64(), usage),
+            Leaf::Release { lease, not_before, usage } => self.give_back(lease.as_u64(), *not_before, usage),
+            Leaf::Preempt { job, usage } => self.preempt(job.as_u128(), usage),
             Leaf::Cancel { job, usage } => self.cancel(job.as_u128(), usage),
             Leaf::CancelLease { lease, usage } => self.cancel_lease(lease.as_u64(), usage),
             Leaf::CorrectUsage { lease, usage } => self.correct_usage(lease.as_u64(), usage),
@@ -249,6 +252,7 @@ impl Model {
             let (customer, key, job) = (submit.customer.to_string(), key.to_string(), submit.id.as_u128());
             self.keys.push(Promise { customer, key, same, job, ended: 0 });
         }
+        let begins = submit.not_before.map_or(0, |at| self.clock.meant(at.as_nanos())).max(self.now);
         self.jobs.push(Job {
             id: submit.id.as_u128(),
             customer: submit.customer.to_string(),
@@ -261,20 +265,24 @@ impl Model {
             affinity: submit.affinity.as_ref().map(ToString::to_string),
             timeouts: clocks.map(|clock| clock.map(|span| span.as_nanos())),
             created: self.now,
+            begins,
             sequence: self.next_sequence,
             lane: 0,
             tag: 0,
             cost: 0,
             charge: 0,
             in_line: false,
+            returned: false,
             state: JobState::Queued,
             since: self.now,
             started: None,
-            hold: Hold::None,
+            hold: if begins > self.now { Hold::Until(begins) } else { Hold::None },
             paid: false,
             attempts: 0,
             requeues: 0,
             losses: 0,
+            releases: 0,
+            preemptions: 0,
             progress: 0,
             version: 0,
             first_started: None,
@@ -292,7 +300,7 @@ impl Model {
         self.next_sequence += 1;
         let customer = self.customer(&submit.customer).unwrap();
         self.customers[customer].leaves = None;
-        self.enqueue(self.jobs.len() - 1, submit.priority.lane(), false);
+        self.enqueue(self.jobs.len() - 1, submit.priority.lane(), true);
         self.counters.submitted += 1;
         self.emit(EventKind::Queued(submit.id));
     }
@@ -559,7 +567,8 @@ fn as_leaf<'a>(step: &Step<'a>) -> Leaf<'a> {
         Step::Progress { lease, progress_ppm } => Leaf::Progress { lease, progress_ppm },
         Step::Complete { lease, output, usage } => Leaf::Complete { lease, output, usage },
         Step::Fail { lease, failure, usage } => Leaf::Fail { lease, failure, usage },
-        Step::Release { lease, usage } => Leaf::Release { lease, usage },
+        Step::Release { lease, not_before, usage } => Leaf::Release { lease, not_before, usage },
+        Step::Preempt { job, usage } => Leaf::Preempt { job, usage },
         Step::Cancel { job, usage } => Leaf::Cancel { job, usage },
         Step::CancelLease { lease, usage } => Leaf::CancelLease { lease, usage },
         Step::CorrectUsage { lease, usage } => Leaf::CorrectUsage { lease, usage },

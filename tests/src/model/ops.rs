@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use libgateway::{
-    Backend, BackendKind, BackoffConfig, Batch, BillingPolicy, CircuitBreakerConfig, Command, CustomerPolicy, Excess,
-    Failure, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, Leaf, LeaseId, Ordering, Output, Payer, Price,
-    PriceBook, Priority, RateLimit, RateRule, Reply, Route, Span, Step, Submit, Timeouts, Timestamp, Usage,
+    Backend, BackendKind, BackoffConfig, Batch, BillingPolicy, CircuitBreakerConfig, Command, CustomerPolicy, EvictTo,
+    Excess, Failure, FailureClass, ForcedState, GatewayConfig, GpuNanos, JobId, Leaf, LeaseId, Ordering, Output, Payer,
+    Price, PriceBook, Priority, RateLimit, RateRule, Reply, Route, Span, Step, Submit, Timeouts, Timestamp, Usage,
 };
 
 use crate::rng::Rng;
@@ -33,6 +33,8 @@ pub struct Mix([u32; KINDS]);
 pub struct Ops {
     rng: Rng,
     mix: Mix,
+    /// Where the machine stands.
+    now: u64,
     jobs: Vec<JobId>,
     leases: Vec<LeaseId>,
     ended: Vec<LeaseId>,
@@ -98,6 +100,7 @@ pub fn config(rng: &mut Rng, grain: u64) -> GatewayConfig {
         .lost(payer(rng))
         .cancelled(payer(rng))
         .released(payer(rng))
+        .preempted(payer(rng))
         .excess(if rng.percent(75) { Excess::Cap } else { Excess::Refuse })
         .unmeasured_devices(rng.percent(75))
         .late_usage_for(if rng.percent(90) { millis(rng.within(1, 60_000)) } else { Span::ZERO })
@@ -123,6 +126,8 @@ pub fn config(rng: &mut Rng, grain: u64) -> GatewayConfig {
         .timeouts(timeouts)
         .backoff(backoff)
         .losses_max(rng.below(4) as u32)
+        .releases_max(small(rng, 0, 4, 1_000))
+        .preemptions_max(small(rng, 0, 4, 1_000))
         .breaker(breaker)
         .billing(billing)
         .jobs_max(small(rng, 5, 40, 1_000))
@@ -199,7 +204,7 @@ impl Ops {
     pub fn new(mut rng: Rng, mix: Mix, grain: u64) -> Self {
         let calm = *rng.pick(&[0, 50, 80, 90]);
         let (jobs, leases, ended, batches) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { rng, mix, jobs, leases, ended, spoken: None, batches, version: 0, calm, right: None, grain }
+        Self { rng, mix, now: 0, jobs, leases, ended, spoken: None, batches, version: 0, calm, right: None, grain }
     }
 
     /// Some backends to begin with; the first one serves most routes.
@@ -218,12 +223,17 @@ impl Ops {
         if overdue && self.rng.percent(20) {
             return Op::Restore;
         }
+        self.now = now;
         let kind = self.rng.weighted(&self.mix.0);
         let at = self.reading(now, next);
         let command = match kind {
             0 => Command::Submit(self.submit()),
             11 => Command::PutBackend(self.backend()),
             12 => Command::RemoveBackend { backend: self.backend_name() },
+            13 if self.rng.percent(30) => {
+                let to = if self.rng.percent(70) { EvictTo::Queue } else { EvictTo::Error };
+                Command::EvictBackend { backend: self.backend_name(), to }
+            }
             13 => Command::DrainBackend { backend: self.backend_name(), draining: self.rng.percent(50) },
             14 => self.force(at),
             15 => Command::PutCustomer { customer: self.customer(), policy: self.any_policy() },
@@ -254,6 +264,8 @@ impl Ops {
             }
             Reply::Error(error) if error.number == 501 => self.end_lease(spoken),
             Reply::Submitted { job } => self.jobs.push(*job),
+            Reply::Preempted { lease } => self.end_lease(Some(*lease)),
+            Reply::Evicted(evicted) => evicted.iter().for_each(|own| self.end_lease(Some(own.lease))),
             Reply::Leased(lease) => self.leases.push(lease.id),
             Reply::Leases(leases) => self.leases.extend(leases.iter().map(|lease| lease.id)),
             Reply::Settlements(Some(taken)) => self.batches.push(taken.batch),
@@ -369,6 +381,7 @@ impl Ops {
             let mut span = || self.rng.percent(50).then(|| self.rng.within(1, 40_000)).map(|own| self.millis(own));
             submit.timeouts = Timeouts { queue: span(), start: span(), run: span(), total: span() };
         }
+        submit.not_before = self.later();
         if self.rng.percent(1) {
             submit.timeouts.run = Some(Span::ZERO);
         }
@@ -376,6 +389,21 @@ impl Ops {
             submit.estimate = Some(GpuNanos::ZERO);
         }
         submit
+    }
+
+    /// Now and then an instant before which a job may not run, some of them past.
+    fn later(&mut self) -> Option<Timestamp> {
+        let (rng, now) = (&mut self.rng, self.now);
+        let at = match rng.below(100) {
+            0..=84 => return None,
+            85..=97 => {
+                let span = *rng.pick(&[SECOND, 10 * SECOND, 60 * SECOND]);
+                now.saturating_add(rng.below(span))
+            }
+            98 => now.saturating_sub(rng.below(20 * SECOND)),
+            _ => u64::MAX,
+        };
+        Some(Timestamp::from_nanos(coarse(at, self.grain)))
     }
 
     fn backend(&mut self) -> Backend {
@@ -477,7 +505,8 @@ impl Ops {
             3 => Leaf::DispatchTo { backend: self.backend_name(), max: self.rng.below(5) as u32 },
             4 => Leaf::Heartbeat { lease: self.lease() },
             5 => Leaf::Progress { lease: self.lease(), progress_ppm: self.rng.below(1_050_000) as u32 },
-            6 => Leaf::Release { lease: self.lease(), usage: self.usage() },
+            6 if self.rng.percent(30) => Leaf::Preempt { job: self.job(), usage: self.usage() },
+            6 => Leaf::Release { lease: self.lease(), not_before: self.later(), usage: self.usage() },
             7 => {
                 let lease = self.lease();
                 let output = match self.rng.below(20) {
@@ -549,7 +578,8 @@ macro_rules! same_words {
                 Leaf::Progress { lease, progress_ppm } => $to::Progress { lease, progress_ppm },
                 Leaf::Complete { lease, output, usage } => $to::Complete { lease, output, usage },
                 Leaf::Fail { lease, failure, usage } => $to::Fail { lease, failure, usage },
-                Leaf::Release { lease, usage } => $to::Release { lease, usage },
+                Leaf::Release { lease, not_before, usage } => $to::Release { lease, not_before, usage },
+                Leaf::Preempt { job, usage } => $to::Preempt { job, usage },
                 Leaf::Cancel { job, usage } => $to::Cancel { job, usage },
                 Leaf::CancelLease { lease, usage } => $to::CancelLease { lease, usage },
                 Leaf::CorrectUsage { lease, usage } => $to::CorrectUsage { lease, usage },

@@ -81,6 +81,8 @@ pub(crate) struct Job {
     /// Queue, start, run, total.
     pub(crate) timeouts: [Option<u64>; 4],
     pub(crate) created: u64,
+    /// When its clocks begin to run.
+    pub(crate) begins: u64,
     pub(crate) sequence: u64,
     pub(crate) lane: u8,
     pub(crate) tag: u128,
@@ -88,8 +90,10 @@ pub(crate) struct Job {
     pub(crate) cost: u64,
     /// Virtual time its account is charged while it runs.
     pub(crate) charge: u64,
-    /// Whether it stands in line with its customer's others, or on its own in a place it had before.
+    /// Whether it stands in line with its customer's others, or on its own.
     pub(crate) in_line: bool,
+    /// Whether it is there again.
+    pub(crate) returned: bool,
     pub(crate) state: JobState,
     pub(crate) since: u64,
     pub(crate) started: Option<u64>,
@@ -98,6 +102,8 @@ pub(crate) struct Job {
     pub(crate) attempts: u32,
     pub(crate) requeues: u32,
     pub(crate) losses: u32,
+    pub(crate) releases: u32,
+    pub(crate) preemptions: u32,
     pub(crate) progress: u32,
     pub(crate) version: u32,
     pub(crate) first_started: Option<u64>,
@@ -292,6 +298,8 @@ pub(crate) struct Counters {
     pub(crate) retries: u64,
     pub(crate) requeues: u64,
     pub(crate) lost: u64,
+    pub(crate) released: u64,
+    pub(crate) preempted: u64,
     pub(crate) parked: u64,
     pub(crate) aged: u64,
     pub(crate) forgotten: u64,

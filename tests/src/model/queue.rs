@@ -189,29 +189,63 @@ impl Model {
 
     // --- Places ---
 
-    /// Gives a job a place in a lane. `alone`: not in line with its customer's others.
-    pub(crate) fn enqueue(&mut self, index: usize, lane: u8, alone: bool) {
+    /// Gives a job a place in a lane: on its own while it may not run before an instant, else in its customer's line.
+    pub(crate) fn enqueue(&mut self, index: usize, lane: u8, fresh: bool) {
         let cost = self.expected(&self.jobs[index]);
         let job = &mut self.jobs[index];
-        (job.lane, job.in_line, job.cost) = (lane, false, cost);
+        (job.lane, job.in_line, job.returned, job.cost) = (lane, false, false, cost);
+        if matches!(job.hold, Hold::Until(_)) {
+            let account = self.account_of(&self.jobs[index]);
+            self.jobs[index].tag = self.start_of(&account);
+            return;
+        }
+        self.join(index, fresh);
+    }
+
+    /// Puts a job into its customer's line, at the place its age gives it.
+    fn join(&mut self, index: usize, fresh: bool) {
         // While it looks for its place it has none.
-        let state = core::mem::replace(&mut job.state, JobState::Cancelled);
-        let (hold, sequence) = (job.hold, job.sequence);
+        let state = core::mem::replace(&mut self.jobs[index].state, JobState::Cancelled);
         let account = self.account_of(&self.jobs[index]);
         let route = self.jobs[index].route.clone();
-        let line = self.line(&account.0, &route, lane);
-        let behind = line.last().copied().filter(|tail| !alone && self.jobs[*tail].sequence < sequence);
-        let tag = match behind {
+        let line = self.line(&account.0, &route, account.2);
+        let sequence = self.jobs[index].sequence;
+        let older = |own: usize| self.jobs[own].sequence < sequence;
+        let back = |own: usize| self.jobs[own].returned && older(own);
+        let place = match line.iter().rposition(|own| back(*own)) {
+            _ if line.last().is_none_or(|tail| older(*tail)) => Some(line.len()),
+            Some(at) if !older(line[at + 1]) => Some(at + 1),
+            None if !older(line[0]) => Some(0),
+            // Only a job that was lifted a lane can be older than some that always were there and younger than others.
+            _ => None,
+        };
+        let before = place.and_then(|at| at.checked_sub(1)).map(|at| line[at]);
+        let behind = place.map_or(&[][..], |at| &line[at..]);
+        let tag = match before {
             _ if self.config.ordering == Ordering::Fifo => 0,
             None => self.start_of(&account),
-            Some(tail) => self.jobs[tail].tag + u128::from(self.stride(&account, self.jobs[tail].cost)),
+            Some(before) => self.jobs[before].tag + u128::from(self.stride(&account, self.jobs[before].cost)),
         };
-        if behind.is_none() && hold == Hold::None {
+        let (mut last, mut next) = (index, tag);
+        self.jobs[index].tag = tag;
+        for own in behind {
+            if self.jobs[*own].tag >= next {
+                break;
+            }
+            next += u128::from(self.stride(&account, self.jobs[last].cost));
+            self.jobs[*own].tag = next;
+            last = *own;
+        }
+        if before.is_none() {
             self.enters(&account);
         }
         let job = &mut self.jobs[index];
-        (job.state, job.tag) = (state, tag);
-        job.in_line = !alone && (behind.is_some() || line.is_empty());
+        (job.state, job.in_line, job.returned) = (state, place.is_some(), place.is_some() && !fresh);
+        if before.is_none() {
+            self.update(index);
+            // Nobody asks about who was the head of the line and is no longer.
+            behind.iter().take(1).for_each(|head| self.unhold(*head));
+        }
     }
 
     /// A customer's jobs in line on a route and lane, the first to come first.
@@ -250,9 +284,15 @@ impl Model {
 
     /// Lets a job be served again that was held.
     pub(crate) fn release(&mut self, index: usize) {
+        if !self.jobs[index].in_line {
+            self.unhold(index);
+            self.jobs[index].hold = Hold::None;
+            return self.join(index, false);
+        }
+        // It is held until the moment in which it counts.
         let account = self.account_of(&self.jobs[index]);
         self.enters(&account);
-        self.jobs[index].hold = Hold::None;
+        self.unhold(index);
         self.update(index);
     }
 
@@ -267,7 +307,7 @@ impl Model {
             self.enters(&account);
         }
         self.jobs[index].state = state;
-        self.jobs[index].in_line = false;
+        (self.jobs[index].in_line, self.jobs[index].returned) = (false, false);
         if let Some(next) = next {
             self.update(next);
         }
@@ -615,14 +655,6 @@ impl Model {
         parked
     }
 
-    fn look_at(&mut self, index: usize) {
-        // It is held until the moment in which it counts.
-        let account = self.account_of(&self.jobs[index]);
-        self.enters(&account);
-        self.unhold(index);
-        self.update(index);
-    }
-
     /// Which backends serve a route; a paused one is by itself.
     fn class(&self, route: &str) -> (Option<String>, Option<String>, Vec<(BackendKind, Models)>) {
         let way = &self.routes[self.route(route).unwrap()];
@@ -642,7 +674,7 @@ impl Model {
             if !seen.contains(&class) {
                 seen.push(class);
                 if self.tokens_at(customer, Self::need(&self.jobs[index])).is_none() {
-                    self.look_at(index);
+                    self.release(index);
                     looked = true;
                 }
             }
@@ -671,11 +703,11 @@ impl Model {
             self.customers[customer].wake = None;
         }
         let of = |(index, job): (usize, &Job)| (job.customer == customer && job.hold == Hold::Barred).then_some(index);
-        for index in self.jobs.iter().enumerate().filter_map(of).collect::<Vec<_>>() {
-            self.look_at(index);
-        }
-        for index in self.parked(customer) {
-            self.look_at(index);
+        let mut barred: Vec<usize> = self.jobs.iter().enumerate().filter_map(of).collect();
+        barred.sort_unstable_by_key(|index| self.jobs[*index].sequence);
+        barred.into_iter().for_each(|index| self.release(index));
+        while let Some(index) = self.parked(customer).first() {
+            self.release(*index);
         }
     }
 
@@ -683,8 +715,8 @@ impl Model {
     pub(crate) fn unpark_all(&mut self) {
         let customers: Vec<String> = self.customers.iter().map(|own| own.name.clone()).collect();
         for customer in customers {
-            for index in self.parked(&customer) {
-                self.look_at(index);
+            while let Some(index) = self.parked(&customer).first() {
+                self.release(*index);
             }
         }
     }
@@ -697,7 +729,7 @@ impl Model {
             let next = self.parked(&customer).into_iter().find(|other| self.class(&self.jobs[*other].route) == class);
             let next = next.filter(|next| self.tokens_at(&customer, Self::need(&self.jobs[*next])).is_none());
             if let Some(next) = next {
-                self.look_at(next);
+                self.release(next);
             }
         }
     }

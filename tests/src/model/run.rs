@@ -238,10 +238,14 @@ fn in_transaction(tx: &mut Transaction<'_>, leaf: Leaf<'static>) -> Reply {
         Leaf::Progress { lease, progress_ppm } => reply(tx.progress(lease, progress_ppm), extended),
         Leaf::Complete { lease, output, usage } => reply(tx.complete(lease, output, usage), Reply::Completed),
         Leaf::Fail { lease, failure, usage } => reply(tx.fail(lease, failure, usage), Reply::Failed),
-        Leaf::Release { lease, usage } if !usage.is_measured() => {
+        Leaf::Release { lease, not_before: Some(at), usage } => {
+            reply(tx.release_until(lease, at, usage), |job| Reply::Released { job })
+        }
+        Leaf::Release { lease, usage, .. } if !usage.is_measured() => {
             reply(tx.release(lease), |job| Reply::Released { job })
         }
-        Leaf::Release { lease, usage } => reply(tx.release_with(lease, usage), |job| Reply::Released { job }),
+        Leaf::Release { lease, usage, .. } => reply(tx.release_with(lease, usage), |job| Reply::Released { job }),
+        Leaf::Preempt { job, usage } => reply(tx.preempt(job, usage), |lease| Reply::Preempted { lease }),
         Leaf::Cancel { job, usage } if !usage.is_measured() => reply(tx.cancel(job), |()| Reply::Done {}),
         Leaf::Cancel { job, usage } => reply(tx.cancel_with(job, usage), |()| Reply::Done {}),
         Leaf::CancelLease { lease, usage } => reply(tx.cancel_lease(lease, usage), |job| Reply::Cancelled { job }),

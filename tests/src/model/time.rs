@@ -135,9 +135,9 @@ impl Model {
         let (queued, running) = (job.state == JobState::Queued, job.state == JobState::Running);
         [
             after(job.since, queue.filter(|_| queued && !matches!(job.hold, Hold::Until(_)))),
-            after(job.created, start.filter(|_| queued && job.started.is_none())),
+            after(job.begins, start.filter(|_| queued && job.started.is_none())),
             after(job.since, run.filter(|_| running)).saturating_add(idle),
-            after(job.created, total.filter(|_| queued || running)).saturating_add(idle),
+            after(job.begins, total.filter(|_| queued || running)).saturating_add(idle),
         ]
     }
 
@@ -192,7 +192,16 @@ impl Model {
         }
         match job.hold {
             Hold::Until(at) if at <= now => {
-                self.jobs[index].since = now;
+                let job = &mut self.jobs[index];
+                job.since = now;
+                if job.started.is_none() {
+                    // It is as old as if it had been submitted now.
+                    job.hold = Hold::None;
+                    job.sequence = self.next_sequence;
+                    self.next_sequence += 1;
+                    let lane = job.lane;
+                    return self.enqueue(index, lane, true);
+                }
                 self.release(index);
             }
             _ => self.age(index),
@@ -200,14 +209,13 @@ impl Model {
     }
 
     fn age(&mut self, index: usize) {
-        let held = matches!(self.jobs[index].hold, Hold::Until(_));
         let hold = self.jobs[index].hold;
         self.dequeue(index);
         let job = &mut self.jobs[index];
         job.state = JobState::Queued;
-        job.hold = if held { hold } else { Hold::None };
+        job.hold = if matches!(hold, Hold::Until(_)) { hold } else { Hold::None };
         let (id, lane) = (job.id, job.lane - 1);
-        self.enqueue(index, lane, held);
+        self.enqueue(index, lane, false);
         self.counters.aged += 1;
         self.emit(EventKind::Aged(JobId::from_entropy(id)));
     }

@@ -41,6 +41,8 @@ pub(crate) const ROUTES: [&str; 6] = [
 pub(crate) const SECOND: u64 = 1_000_000_000;
 /// Most tokens one job takes; every bucket that is ever filled holds as many.
 pub(crate) const TOKENS_MAX: u64 = 3;
+/// The longest a job is told to wait before it may run.
+pub(crate) const HELD_MAX: u64 = 5 * SECOND;
 
 impl Options {
     pub(crate) fn new(seed: u64) -> Self {
@@ -99,6 +101,7 @@ fn config(rng: &mut Rng) -> GatewayConfig {
         .lost(payer(rng))
         .cancelled(payer(rng))
         .released(payer(rng))
+        .preempted(payer(rng))
         .unmeasured_devices(rng.percent(70))
         .late_usage_for(millis(rng, 500, 30_000));
     GatewayConfig::default()
@@ -111,6 +114,8 @@ fn config(rng: &mut Rng) -> GatewayConfig {
         .timeouts(timeouts)
         .backoff(backoff)
         .losses_max(rng.below(4) as u32)
+        .releases_max(small(rng, 0, 3, 1_000))
+        .preemptions_max(small(rng, 0, 3, 1_000))
         .breaker(breaker)
         .billing(billing)
         .jobs_max(small(rng, 4, 30, 100_000))

@@ -3,7 +3,7 @@
 use libgateway::{Command, CustomerPolicy, Route, Span, WaitReason};
 
 use super::Machine;
-use super::options::{ROUTES, SECOND, TOKENS_MAX};
+use super::options::{HELD_MAX, ROUTES, SECOND, TOKENS_MAX};
 use super::world::{Check, World};
 
 impl World {
@@ -23,11 +23,18 @@ impl World {
         self.forget()
     }
 
-    /// There may be no room any more for a backend that was removed: nobody will serve its jobs.
+    /// There may be no room any more for a backend that was removed: nobody will serve its jobs. And a clock that was wrong
+    /// when somebody said how long a job is to wait may have made years of that.
     fn give_up_unserved(&mut self) -> Check {
         if self.gateway.stats().queued > 0 {
+            let far = self.gateway.now() + Span::from_nanos(HELD_MAX + SECOND);
             for job in self.jobs.clone() {
-                if self.gateway.explain(job) == Some(WaitReason::NoBackend) {
+                let in_vain = match self.gateway.explain(job) {
+                    Some(WaitReason::NoBackend) => true,
+                    Some(WaitReason::NotBefore { until, .. }) => until > far,
+                    _ => false,
+                };
+                if in_vain {
                     self.call(Command::Cancel { job, usage: libgateway::Usage::unmeasured() })?;
                 }
             }
@@ -56,9 +63,9 @@ impl World {
     fn rest_bound(&self) -> u64 {
         let config = &self.options.config;
         let jobs = u64::from(self.gateway.stats().queued + self.gateway.stats().running);
-        // A silent worker's lease runs out; a retry waits, as long as its schedule or a backend says.
+        // A silent worker's lease runs out; a job waits as long as its schedule, a backend or its worker says.
         let lease = self.options.backends.iter().filter_map(|own| own.lease_for).fold(config.lease_for, Span::max);
-        let retry = 2 * config.backoff.max.as_nanos().max(5 * SECOND);
+        let retry = 2 * config.backoff.max.as_nanos().max(HELD_MAX);
         // A breaker opens for its longest time, and then wants its probes one after the other.
         let call = 6 * SECOND;
         let breaker = config.breaker.open_for_max.as_nanos() + u64::from(config.breaker.probes_to_close.get()) * call;

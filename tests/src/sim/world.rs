@@ -17,7 +17,7 @@ use super::{Machine, Outcome};
 use crate::difference;
 use crate::model::HostClock;
 use crate::rng::{Rng, replayed};
-use time::by_machine;
+use time::{by_machine, told_by_machine};
 
 /// A gap between what the gateway is told or answers and what the auditor hears: a machine that does not do as it is
 /// told, without touching the machine.
@@ -293,7 +293,7 @@ impl World {
             let now = self.clock.meant(self.gateway.now().as_nanos());
             silences.iter().for_each(|silence| auditor.bridge(silence));
             auditor.earliest = self.clock.meant(0);
-            auditor.hear(now, &command, &by_machine(reply.clone(), &self.clock))?;
+            auditor.hear(now, &told_by_machine(command, &self.clock), &by_machine(reply.clone(), &self.clock))?;
         }
         self.check_sometimes()?;
         Ok(reply)
@@ -447,7 +447,8 @@ fn step(command: Command<'static>) -> Step<'static> {
         Command::DispatchRoute { route } => Step::DispatchRoute { route },
         Command::DispatchTo { backend, max } => Step::DispatchTo { backend, max },
         Command::Heartbeat { lease } => Step::Heartbeat { lease },
-        Command::Release { lease, usage } => Step::Release { lease, usage },
+        Command::Release { lease, not_before, usage } => Step::Release { lease, not_before, usage },
+        Command::Preempt { job, usage } => Step::Preempt { job, usage },
         Command::CancelLease { lease, usage } => Step::CancelLease { lease, usage },
         Command::CorrectUsage { lease, usage } => Step::CorrectUsage { lease, usage },
         Command::Complete { lease, output, usage } => Step::Complete { lease, output, usage },

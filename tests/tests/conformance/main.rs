@@ -30,7 +30,7 @@ use crate::log::Log;
 type Theme = (&'static str, fn() -> Log);
 
 /// Each theme with what makes its vector.
-const THEMES: [Theme; 22] = [
+const THEMES: [Theme; 23] = [
     ("basics", queue::basics),
     ("fairness", queue::fairness),
     ("fifo", queue::fifo),
@@ -40,6 +40,7 @@ const THEMES: [Theme; 22] = [
     ("fleet", queue::fleet),
     ("breaker", queue::breaker),
     ("retries", queue::retries),
+    ("holds", queue::holds),
     ("lease_expiry", queue::lease_expiry),
     ("clock", clock::clock),
     ("cancel", queue::cancel),
@@ -56,9 +57,8 @@ const THEMES: [Theme; 22] = [
 ];
 
 /// Error numbers that no command is answered with, and why.
-const NEVER_REPLIED: [(u16, &str); 16] = [
+const NEVER_REPLIED: [(u16, &str); 15] = [
     (205, "of a sum or a price by itself"),
-    (604, "of the job store by itself"),
     (605, "of the job store by itself"),
     (1101, "of the billing collector by itself"),
     (1102, "of the billing collector by itself"),

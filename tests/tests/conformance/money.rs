@@ -74,7 +74,7 @@ pub(crate) fn late_usage() -> Log {
     log.complete(leases[0], gpu(1).and_gpu(GpuNanos::ZERO, "GPU-2").and_gpu(GpuNanos::ZERO, "GPU-3"));
     log.give(Command::CorrectUsage { lease: leases[0], usage: gpu(1_900) });
     log.complete(leases[0], Usage::unmeasured());
-    log.give(Command::Release { lease: leases[1], usage: gpu(1_500) });
+    log.give(Command::Release { lease: leases[1], not_before: None, usage: gpu(1_500) });
     log.give(Command::CancelLease { lease: leases[2], usage: gpu(1_000) });
     log.give(Command::CancelLease { lease: leases[2], usage: gpu(1_000) });
     log.give(Command::All(vec![
@@ -82,7 +82,7 @@ pub(crate) fn late_usage() -> Log {
         Step::All(vec![Leaf::CorrectUsage { lease: leases[3], usage: gpu(7) }]),
         Step::CorrectUsage { lease: leases[3], usage: gpu(8) },
         Step::FirstOf(vec![Leaf::CancelLease { lease: leases[3], usage: gpu(7) }]),
-        Step::Release { lease: leases[3], usage: gpu(9) },
+        Step::Release { lease: leases[3], not_before: None, usage: gpu(9) },
     ]));
     log.give(Command::Cancel { job: kit::id(4), usage: gpu(9_000) });
     log.give(Command::Cancel { job: kit::id(4), usage: gpu(1_200) });

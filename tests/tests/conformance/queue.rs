@@ -3,9 +3,9 @@
 use std::num::NonZeroU32;
 
 use libgateway::{
-    Backend, BackendKind, BackoffConfig, CircuitBreakerConfig, Command, CustomerPolicy, Failure, FailureClass,
-    ForcedState, GatewayConfig, GpuNanos, LeaseId, Ordering, Output, Priority, RateLimit, Reply, Route, Span, Timeouts,
-    Usage,
+    Backend, BackendKind, BackoffConfig, CircuitBreakerConfig, Command, CustomerPolicy, EvictTo, Failure, FailureClass,
+    ForcedState, GatewayConfig, GpuNanos, JobId, Leaf, LeaseId, Ordering, Output, Priority, RateLimit, Reply, Route,
+    Span, Step, Timeouts, Usage,
 };
 use libgateway_tests::kit;
 
@@ -38,7 +38,7 @@ pub(crate) fn basics() -> Log {
     log.wait(900);
     log.complete(leases[0], Usage::gpu(GpuNanos::from_millis(1_500), "GPU-8f2c"));
     log.give(Command::Complete { lease: leases[1], output: Output::inline("{}"), usage: Usage::unmeasured() });
-    log.give(Command::Release { lease: leases[2], usage: Usage::unmeasured() });
+    log.give(Command::Release { lease: leases[2], not_before: None, usage: Usage::unmeasured() });
     log.submit(kit::job(5, "acme", kit::DEV).affinity("lora-7"));
     let more = log.dispatch_all();
     for lease in more {
@@ -226,7 +226,7 @@ pub(crate) fn fleet() -> Log {
     log.submit(kit::job(21, "acme", kit::WAN));
     log.dispatch_all();
     for lease in leases {
-        log.give(Command::Release { lease, usage: Usage::unmeasured() });
+        log.give(Command::Release { lease, not_before: None, usage: Usage::unmeasured() });
     }
     log.give(pause("image/flux/next/t2i"));
     log.give(pause("image/flux/other/t2i"));
@@ -264,7 +264,7 @@ pub(crate) fn breaker() -> Log {
     log.fail(probe[0], broken());
     log.wait_until_due(0);
     let probe = log.dispatch_all();
-    log.give(Command::Release { lease: probe[0], usage: Usage::unmeasured() });
+    log.give(Command::Release { lease: probe[0], not_before: None, usage: Usage::unmeasured() });
     for _ in 0..2 {
         let probe = log.dispatch_all();
         log.wait(50);
@@ -321,6 +321,55 @@ pub(crate) fn retries() -> Log {
     log
 }
 
+/// Jobs that wait until an instant, and leases that are taken back.
+pub(crate) fn holds() -> Log {
+    let mut log = with_slots(GatewayConfig::default().releases_max(2).preemptions_max(1), 2);
+    let later = |secs: u64| Some(kit::at(secs));
+    log.submit(kit::job(1, "acme", kit::DEV).not_before(kit::at(10)));
+    log.submit(kit::job(2, "acme", kit::DEV).priority(Priority::Low));
+    log.submit(kit::job(3, "bolt", kit::DEV).not_before(kit::at(0)));
+    let leases = log.dispatch_all();
+    log.give(Command::Release { lease: leases[0], not_before: later(5), usage: Usage::gpu(GpuNanos::ZERO, "GPU-1") });
+    log.wait_until_due(1);
+    log.dispatch_all();
+    log.wait_until_due(0);
+    let leases = log.dispatch_all();
+    // The job that has waited long enough goes first; then it is given back once too often.
+    let preempt = |number| Command::Preempt { job: JobId::from_entropy(number), usage: Usage::unmeasured() };
+    for lease in leases {
+        log.give(Command::Release { lease, not_before: None, usage: Usage::unmeasured() });
+    }
+    for lease in log.dispatch_all() {
+        log.give(Command::Release { lease, not_before: later(6), usage: Usage::unmeasured() });
+    }
+    log.give(preempt(1));
+    log.give(preempt(77));
+    log.wait_until_due(0);
+    log.submit(kit::job(4, "core", kit::DEV).priority(Priority::High));
+    log.submit(kit::job(5, "core", kit::DEV).priority(Priority::Low));
+    log.dispatch_all();
+    log.give(Command::All(vec![
+        Step::FirstOf(vec![Leaf::Preempt { job: JobId::from_entropy(5), usage: Usage::unmeasured() }]),
+        Step::Submit(kit::job(6, "dune", kit::DEV).priority(Priority::High)),
+        Step::Dispatch {},
+    ]));
+    log.give(preempt(5));
+    log.give(preempt(4));
+    log.dispatch_all();
+    log.give(preempt(4));
+    log.dispatch_all();
+    let evict = |name: &'static str, to| Command::EvictBackend { backend: name.into(), to };
+    log.give(evict("flux-1", EvictTo::Queue));
+    log.give(evict("flux-9", EvictTo::Queue));
+    log.dispatch_all();
+    log.give(evict("flux-1", EvictTo::Error));
+    log.give(evict("flux-1", EvictTo::Error));
+    log.dispatch_all();
+    log.give(Command::RemoveBackend { backend: "flux-1".into() });
+    log.settle_all();
+    log
+}
+
 pub(crate) fn lease_expiry() -> Log {
     let config = GatewayConfig::default().lease_for(Span::from_secs(30)).losses_max(2);
     let mut log = with_slots(config, 1);
@@ -340,7 +389,7 @@ pub(crate) fn lease_expiry() -> Log {
         log.dispatch_all();
     }
     log.give(Command::Progress { lease: leases[1], progress_ppm: 5 });
-    log.give(Command::Release { lease: leases[1], usage: Usage::unmeasured() });
+    log.give(Command::Release { lease: leases[1], not_before: None, usage: Usage::unmeasured() });
     log.wait_until_due(0);
     log.give(Command::Heartbeat { lease: leases[0] });
     log.complete(LeaseId::from_u64(1_000), Usage::unmeasured());

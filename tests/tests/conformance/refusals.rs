@@ -116,7 +116,7 @@ pub(crate) fn transactions() -> Log {
         Step::All(vec![Leaf::Cancel { job: kit::id(4), usage: Usage::unmeasured() }, Leaf::Delete { job: kit::id(4) }]),
     ]));
     log.give(Command::All(vec![
-        Step::Release { lease: LeaseId::from_u64(3), usage: Usage::unmeasured() },
+        Step::Release { lease: LeaseId::from_u64(3), not_before: None, usage: Usage::unmeasured() },
         Step::Fail {
             lease: LeaseId::from_u64(3),
             failure: Failure::new(FailureClass::Timeout, "late"),
@@ -131,7 +131,7 @@ pub(crate) fn transactions() -> Log {
         Step::All(vec![
             Leaf::Heartbeat { lease: lease(1) },
             Leaf::Progress { lease: lease(1), progress_ppm: 250_000 },
-            Leaf::Release { lease: lease(1), usage: Usage::unmeasured() },
+            Leaf::Release { lease: lease(1), not_before: None, usage: Usage::unmeasured() },
             Leaf::DispatchRoute { route: Route::parse(kit::DEV).unwrap() },
         ]),
         Step::FirstOf(vec![Leaf::Fail { lease: fourth, failure: network, usage: Usage::unmeasured() }]),
@@ -139,7 +139,7 @@ pub(crate) fn transactions() -> Log {
     log.give(Command::All(vec![
         submit(6, kit::DEV),
         Step::DispatchTo { backend: "flux-1".into(), max: 1 },
-        Step::Release { lease: lease(5), usage: Usage::unmeasured() },
+        Step::Release { lease: lease(5), not_before: None, usage: Usage::unmeasured() },
         Step::Dispatch {},
         Step::Fail { lease: sixth, failure: rejected, usage: Usage::unmeasured() },
         Step::Delete { job: kit::id(6) },
@@ -248,10 +248,10 @@ fn bad_results(log: &mut Log) {
     log.give(Command::Complete { lease, output: Output::url("ok"), usage: Usage::unmeasured() });
     for number in [0, 2, u64::MAX] {
         log.give(Command::Heartbeat { lease: LeaseId::from_u64(number) });
-        log.give(Command::Release { lease: LeaseId::from_u64(number), usage: Usage::unmeasured() });
+        log.give(Command::Release { lease: LeaseId::from_u64(number), not_before: None, usage: Usage::unmeasured() });
     }
-    log.give(Command::Release { lease, usage: Usage::unmeasured() });
-    log.give(Command::Release { lease, usage: Usage::unmeasured() });
+    log.give(Command::Release { lease, not_before: None, usage: Usage::unmeasured() });
+    log.give(Command::Release { lease, not_before: None, usage: Usage::unmeasured() });
 }
 
 fn bad_operators(log: &mut Log) {

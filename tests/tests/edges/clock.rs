@@ -378,7 +378,10 @@ fn the_host_sees_no_clock_but_its_own() {
     });
     let Ok(libgateway::AfterFailure::Retry { at: retry }) = after else { panic!("{after:?}") };
     assert_eq!(retry, at(51));
-    assert_eq!(gateway.explain(id(1)), Some(libgateway::WaitReason::Backoff { until: retry }));
+    assert_eq!(
+        gateway.explain(id(1)),
+        Some(libgateway::WaitReason::NotBefore { until: retry, failed_on: vec!["gpu-1".into()] })
+    );
     let Dispatch::Lease(lease) = gateway.dispatch(retry) else { panic!() };
     gateway.complete(at(53), lease.id, Output::url("u"), Usage::unmeasured()).unwrap();
 

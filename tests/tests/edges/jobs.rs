@@ -94,7 +94,7 @@ proptest! {
         let lease = rig.lease();
         let until = START + base;
         prop_assert_eq!(rig.fail(&lease, FailureClass::Timeout), AfterFailure::Retry { at: until });
-        prop_assert_eq!(rig.gateway.explain(id(1)), Some(WaitReason::Backoff { until }));
+        prop_assert_eq!(rig.gateway.explain(id(1)), Some(WaitReason::NotBefore { until, failed_on: vec!["gpu-1".into()] }));
         prop_assert_eq!(rig.wait(), Some(until));
         edge(&mut rig, until, |rig| rig.gateway.explain(id(1)) == Some(WaitReason::Next));
         let lease = rig.lease();

@@ -2,5 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "what a test expects and does not get ends the test")]
 
+mod holds;
 mod limits;
 mod retries;

@@ -10,8 +10,8 @@ mod timeline;
 use std::collections::{BTreeMap, BTreeSet};
 
 use libgateway::{
-    AfterFailure, Backend, Command, Corrected, Event, EventKind, Failure, FailureClass, Gateway, GatewayConfig,
-    JobState, Lease, Payer, Reply, Route, Submit, TakenSettlements, Usage,
+    AfterFailure, Backend, Command, Corrected, Event, EventKind, EvictTo, Evicted, Failure, FailureClass, Gateway,
+    GatewayConfig, JobId, JobState, Lease, Payer, Reply, Route, Submit, TakenSettlements, Usage,
 };
 
 use super::world::Check;
@@ -119,6 +119,16 @@ impl Auditor {
                 let ended = self.by_id.get(&job.as_u128()).is_none_or(|index| self.jobs[*index].has_ended());
                 expect(ended && matches!(error.number, 601 | 602), "a live job cancelled")
             }
+            (Command::Preempt { job, usage }, Reply::Preempted { lease }) => {
+                let job = job.as_u128();
+                self.taken_back(lease.as_u64(), job, usage)?;
+                expect(
+                    self.jobs[self.by_id[&job]].preemptions <= self.config.preemptions_max,
+                    "no job preempted too often",
+                )
+            }
+            (Command::Preempt { job, .. }, Reply::Error(error)) => self.not_preempted(job.as_u128(), error.number),
+            (Command::EvictBackend { backend, to }, Reply::Evicted(evicted)) => self.evicted(backend, *to, evicted),
             (Command::Delete { job }, Reply::Done {}) => {
                 let ended = self.by_id.get(&job.as_u128()).is_some_and(|index| self.jobs[*index].has_ended());
                 expect(ended, "only the record of an ended job deleted")
@@ -198,15 +208,9 @@ impl Auditor {
             (Command::CorrectUsage { usage, .. }, Reply::Corrected(corrected)) => {
                 self.corrected(lease, usage, corrected)
             }
-            (Command::Release { usage, .. }, Reply::Released { job: id }) => {
-                let billing = self.config.billing;
-                let job = self.holder(lease)?;
-                expect(job.submit.id == *id, "the lease's own job released")?;
-                job.end_attempt(now, Attempt::of(usage, billing.released), &billing);
-                job.requeues += 1;
-                job.wait(now, (now, now));
-                self.leases.remove(&lease);
-                Ok(())
+            (Command::Release { usage, not_before, .. }, Reply::Released { job: id }) => {
+                let at = not_before.map_or(now, |at| at.as_nanos().max(now));
+                self.released(lease, *id, at, usage)
             }
             (_, Reply::Error(error)) => self.refused(lease, error.number),
             _ => Err("that is no reply to a word about a lease".to_owned()),
@@ -320,21 +324,23 @@ impl Auditor {
         Ok(())
     }
 
-    /// Within a customer, lane and route, first starts are in order of submission. A job that waits for tokens may be
-    /// passed when it has climbed to another lane by waiting.
+    /// Within a customer, lane and route, jobs that may run start in order of submission, also those that came back. One that
+    /// has climbed to another lane by waiting stands apart, and so does one that was submitted for later.
     fn check_order(&self, index: usize) -> Check {
         let job = &self.jobs[index];
-        let ages = |job: &Job| self.config.age_after.is_some_and(|span| self.now >= job.created + span.as_nanos());
+        let ages = |job: &Job| self.config.age_after.is_some_and(|span| self.now >= job.begins + span.as_nanos());
         let passed = self.live.iter().map(|other| (*other, &self.jobs[*other])).find(|(other, own)| {
             *other < index
-                && own.is_waiting()
-                && !own.has_started
+                && matches!(own.now, Now::Waiting { hold, .. } if hold.1 <= self.now)
+                && own.begins == own.created
                 && (&own.submit.customer, own.submit.priority, &own.room)
                     == (&job.submit.customer, job.submit.priority, &job.room)
                 && !ages(own)
         });
         match passed {
-            Some((_, own)) if !job.has_started => Err(format!("{} started before {}", job.submit.id, own.submit.id)),
+            Some((_, own)) if !ages(job) && job.begins == job.created => {
+                Err(format!("{} started before {}", job.submit.id, own.submit.id))
+            }
             _ => Ok(()),
         }
     }
@@ -419,6 +425,71 @@ impl Auditor {
         job.end(JobState::Cancelled, now);
         self.leases.retain(|_, holder| *holder != index);
         self.live.remove(&index);
+        Ok(())
+    }
+
+    /// A lease that its worker gave back.
+    fn released(&mut self, lease: u64, id: JobId, at: u64, usage: &Usage<'_>) -> Check {
+        let (now, billing, releases_max) = (self.now, self.config.billing, self.config.releases_max);
+        let job = self.holder(lease)?;
+        expect(job.submit.id == id, "the lease's own job released")?;
+        job.end_attempt(now, Attempt::of(usage, billing.released), &billing);
+        job.releases += 1;
+        if job.releases > releases_max {
+            job.end(JobState::Error, now);
+            self.ended(lease);
+        } else {
+            job.requeues += 1;
+            job.wait(now, (at, at));
+            self.leases.remove(&lease);
+        }
+        Ok(())
+    }
+
+    /// A lease that the host took back.
+    fn taken_back(&mut self, lease: u64, id: u128, usage: &Usage<'_>) -> Check {
+        let (now, billing) = (self.now, self.config.billing);
+        let job = self.holder(lease)?;
+        expect(job.submit.id.as_u128() == id, "the lease of its job taken back")?;
+        job.end_attempt(now, Attempt::of(usage, billing.preempted), &billing);
+        job.preemptions += 1;
+        job.requeues += 1;
+        job.wait(now, (now, now));
+        self.leases.remove(&lease);
+        Ok(())
+    }
+
+    fn not_preempted(&self, id: u128, number: u16) -> Check {
+        let job = self.by_id.get(&id).map(|index| &self.jobs[*index]);
+        let right = match number {
+            601 => job.is_none_or(Job::has_ended),
+            602 => job.is_some_and(Job::has_ended),
+            604 => job.is_some_and(Job::is_waiting),
+            606 => job.is_some_and(|job| job.lease.is_some() && job.preemptions >= self.config.preemptions_max),
+            _ => false,
+        };
+        expect(right, "a job that runs preempted")
+    }
+
+    /// Every lease of the backend ended, and no other.
+    fn evicted(&mut self, backend: &str, to: EvictTo, evicted: &[Evicted]) -> Check {
+        expect(evicted.len() == self.busy(backend), "every lease of the backend evicted")?;
+        let (now, billing) = (self.now, self.config.billing);
+        let mut before = 0;
+        for own in evicted {
+            let lease = own.lease.as_u64();
+            let live = self.holder(lease)?.lease.clone().ok_or("the holder of a lease has none")?;
+            expect(live.backend == backend && live.granted >= before, "leases of the backend, as they were granted")?;
+            before = live.granted;
+            if to == EvictTo::Queue {
+                self.taken_back(lease, own.job.as_u128(), &Usage::unmeasured())?;
+                continue;
+            }
+            let job = self.holder(lease)?;
+            job.end_attempt(now, Attempt::unmeasured(billing.preempted), &billing);
+            job.end(JobState::Error, now);
+            self.ended(lease);
+        }
         Ok(())
     }
 
@@ -569,6 +640,7 @@ fn alone(step: &libgateway::Step<'static>) -> Command<'static> {
         Step::DispatchRoute { route } => Command::DispatchRoute { route },
         Step::DispatchTo { backend, max } => Command::DispatchTo { backend, max },
         Step::Complete { lease, output, usage } => Command::Complete { lease, output, usage },
+        Step::Preempt { job, usage } => Command::Preempt { job, usage },
         other => panic!("the world does not use {other:?}"),
     }
 }

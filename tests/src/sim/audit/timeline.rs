@@ -13,6 +13,8 @@ pub(super) struct Job {
     pub(super) model: String,
     timeouts: Timeouts,
     pub(super) created: u64,
+    /// When its clocks begin to run.
+    pub(super) begins: u64,
     pub(super) now: Now,
     pub(super) lease: Option<Live>,
     pub(super) has_started: bool,
@@ -21,6 +23,8 @@ pub(super) struct Job {
     pub(super) attempts: u32,
     pub(super) requeues: u32,
     losses: u32,
+    pub(super) releases: u32,
+    pub(super) preemptions: u32,
     pub(super) account: Spending,
     /// The same as it was at the end.
     pub(super) settled: Spending,
@@ -73,6 +77,7 @@ pub(in crate::sim) struct Silence {
 
 impl Job {
     pub(super) fn new(submit: Submit<'static>, room: String, config: &GatewayConfig, now: u64) -> Self {
+        let begins = submit.not_before.map_or(now, |at| at.as_nanos().max(now));
         Self {
             model: format!("{}/{}", submit.route.family(), submit.route.model()),
             timeouts: Timeouts {
@@ -84,7 +89,8 @@ impl Job {
             submit,
             room,
             created: now,
-            now: Now::Waiting { since: now, hold: (now, now) },
+            begins,
+            now: Now::Waiting { since: now, hold: (begins, begins) },
             lease: None,
             has_started: false,
             started: None,
@@ -92,6 +98,8 @@ impl Job {
             attempts: 0,
             requeues: 0,
             losses: 0,
+            releases: 0,
+            preemptions: 0,
             account: Spending::default(),
             settled: Spending::default(),
             end_told: false,
@@ -129,7 +137,7 @@ impl Job {
 
     /// The first of its deadlines in its present state. Backoff is none: it ends nothing.
     pub(super) fn deadline(&self) -> u64 {
-        let total = Self::after(self.created, self.timeouts.total);
+        let total = Self::after(self.begins, self.timeouts.total);
         match (self.now, &self.lease) {
             (Now::Running { .. }, Some(live)) => live.deadline.min(self.limit(false)).min(self.limit(true)),
             (Now::Waiting { since, hold }, _) => {
@@ -137,7 +145,7 @@ impl Job {
                 // What passed while a worker worked on it is due as soon as it waits.
                 // The clock of the queue stands still until the instant before which it may not run.
                 Self::after(since.max(hold.1), self.timeouts.queue)
-                    .min(Self::after(self.created, start))
+                    .min(Self::after(self.begins, start))
                     .min(total)
                     .max(since)
             }
@@ -149,7 +157,7 @@ impl Job {
     fn limit(&self, whole: bool) -> u64 {
         let idle = self.lease.iter().flat_map(|live| &live.idle).fold(0, |sum: u64, idle| sum.saturating_add(*idle));
         let limit = match self.now {
-            _ if whole => Self::after(self.created, self.timeouts.total),
+            _ if whole => Self::after(self.begins, self.timeouts.total),
             Now::Running { since } => Self::after(since, self.timeouts.run),
             _ => u64::MAX,
         };

@@ -1,6 +1,8 @@
 //! What goes wrong, and what operators do.
 
-use libgateway::{Abort, Batch, Command, ForcedState, JobId, LeaseId, Output, PriceBook, Route, Timestamp, Usage};
+use libgateway::{
+    Abort, Batch, Command, EvictTo, ForcedState, JobId, LeaseId, Output, PriceBook, Route, Timestamp, Usage,
+};
 
 use super::{Check, Happening, World};
 use crate::difference;
@@ -12,7 +14,7 @@ impl World {
         if self.calm {
             return Ok(());
         }
-        match self.rng.below(28) {
+        match self.rng.below(31) {
             0 => self.step_clock(2 * SECOND),
             1 => self.step_clock(100 * SECOND + self.options.config.clock_jump_max.as_nanos()),
             2 => self.skew = 0,
@@ -67,11 +69,21 @@ impl World {
             20 | 21 => self.abort()?,
             22 => self.together()?,
             23 | 24 => {
+                if let Some(job) = self.any_job() {
+                    self.call(Command::Preempt { job, usage: Usage::unmeasured() })?;
+                }
+            }
+            25 => {
+                let to = if self.rng.percent(70) { EvictTo::Queue } else { EvictTo::Error };
+                let backend = self.a_backend().name.into();
+                self.call(Command::EvictBackend { backend, to })?;
+            }
+            26 | 27 => {
                 // The host was suspended, and nobody was heard.
                 let away = if self.rng.percent(80) { 30 * SECOND } else { 7_200 * SECOND };
                 self.time += self.rng.below(away);
             }
-            25 | 26 => {
+            28 | 29 => {
                 let (reading, year) = (self.reading(), 365 * 86_400 * SECOND);
                 let wild =
                     [reading - 20 * year, reading - 3_600 * SECOND, reading + 60 * SECOND, reading + 86_400 * SECOND];
@@ -146,7 +158,7 @@ impl World {
         let usage = Usage::unmeasured();
         let command = match self.rng.below(6) {
             0 => Command::Heartbeat { lease },
-            1 => Command::Release { lease: LeaseId::from_u64(u64::MAX - number), usage: Usage::unmeasured() },
+            1 => Command::Release { lease: LeaseId::from_u64(u64::MAX - number), not_before: None, usage },
             2 => Command::Cancel { job, usage: Usage::unmeasured() },
             3 => Command::ConfirmSettlements { batch: Batch { id: u64::MAX, ..batch } },
             4 => Command::DispatchTo { backend: "nobody".into(), max: 1 },
@@ -178,7 +190,8 @@ impl World {
                             let _ = tx.complete(*lease, output, usage);
                         }
                     }
-                    6 => drop(works.first().map(|lease| tx.release(*lease))),
+                    6 if step % 2 == 0 => drop(works.first().map(|lease| tx.release(*lease))),
+                    6 => drop(job.map(|job| tx.preempt(job, Usage::unmeasured()))),
                     _ => drop(works.last().map(|lease| tx.heartbeat(*lease))),
                 }
             }
@@ -196,9 +209,13 @@ impl World {
     fn together(&mut self) -> Check {
         let (submit, route) = (self.submission(), self.a_route());
         let other = self.a_route();
-        let commands = match self.rng.below(3) {
+        let commands = match self.rng.below(4) {
             0 => vec![Command::DispatchRoute { route }, Command::DispatchRoute { route: other }],
             1 => vec![Command::Submit(submit), Command::Dispatch {}],
+            2 => match self.any_job() {
+                Some(job) => vec![Command::Preempt { job, usage: Usage::unmeasured() }, Command::Dispatch {}],
+                None => vec![Command::Dispatch {}],
+            },
             _ => vec![Command::DispatchTo { backend: self.a_backend().name.into(), max: 2 }, Command::Dispatch {}],
         };
         let all = self.rng.percent(50);

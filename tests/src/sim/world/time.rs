@@ -1,6 +1,6 @@
 //! The host's clock: what it shows, what the rules make of it, and how an auditor hears of that.
 
-use libgateway::{AfterFailure, Command, Reply, Timestamp};
+use libgateway::{AfterFailure, Command, Reply, Step, Timestamp};
 
 use super::{Check, World};
 use crate::model::{HostClock, is_punctual};
@@ -65,6 +65,26 @@ impl World {
 }
 
 /// A reply with its instants by machine time, which is what deadlines are counted in.
+/// A command with the instants of its jobs in machine time.
+pub(super) fn told_by_machine(mut command: Command<'static>, clock: &HostClock) -> Command<'static> {
+    let mean = |at: &mut Option<Timestamp>| *at = at.map(|at| Timestamp::from_nanos(clock.meant(at.as_nanos())));
+    match &mut command {
+        Command::Submit(submit) => mean(&mut submit.not_before),
+        Command::Release { not_before, .. } => mean(not_before),
+        Command::All(steps) | Command::FirstOf(steps) => {
+            for step in steps {
+                match step {
+                    Step::Submit(submit) => mean(&mut submit.not_before),
+                    Step::Release { not_before, .. } => mean(not_before),
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    command
+}
+
 pub(super) fn by_machine(mut reply: Reply, clock: &HostClock) -> Reply {
     let mean = |at: &mut Timestamp| *at = Timestamp::from_nanos(clock.meant(at.as_nanos()));
     match &mut reply {

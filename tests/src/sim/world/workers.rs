@@ -1,11 +1,12 @@
 //! Customers who submit, workers who work or do not, and the collector of settlements.
 
 use libgateway::{
-    Command, Failure, FailureClass, GpuNanos, JobId, LeaseId, Output, Priority, Reply, Route, Span, Submit, Usage,
+    Command, Failure, FailureClass, GpuNanos, JobId, LeaseId, Output, Priority, Reply, Route, Span, Submit, Timestamp,
+    Usage,
 };
 
 use super::{Check, Happening, Work, World};
-use crate::sim::options::{ROUTES, SECOND, TOKENS_MAX};
+use crate::sim::options::{HELD_MAX, ROUTES, SECOND, TOKENS_MAX};
 
 impl World {
     // --- Customers ---
@@ -51,6 +52,8 @@ impl World {
         if rng.percent(15) {
             submit = submit.idempotency_key(*rng.pick(&["k1", "k2", "k3", "k4"]));
         }
+        submit.not_before = self.until(10);
+        let rng = &mut self.rng;
         if rng.percent(10) {
             let span = Some(Span::from_millis(rng.within(300, 20_000)));
             match rng.below(4) {
@@ -61,6 +64,12 @@ impl World {
             }
         }
         submit
+    }
+
+    /// Now and then an instant before which a job may not run, by the host's clock as it stands.
+    fn until(&mut self, percent: u64) -> Option<Timestamp> {
+        let nanos = self.rng.percent(percent).then(|| self.rng.below(HELD_MAX))?;
+        Some(Timestamp::from_nanos(self.reading().saturating_add(nanos)))
     }
 
     // --- Workers ---
@@ -165,11 +174,13 @@ impl World {
             return Command::Complete { lease, output: Output::url("s3://out/1.webp"), usage };
         }
         if !self.calm && rng.percent(10) {
-            return match rng.below(3) {
+            let not_before = self.until(50);
+            return match self.rng.below(3) {
                 0 => Command::CancelLease { lease, usage },
-                _ => Command::Release { lease, usage },
+                _ => Command::Release { lease, not_before, usage },
             };
         }
+        let rng = &mut self.rng;
         let class = *rng.pick(&[
             FailureClass::Connection,
             FailureClass::Connection,
