@@ -178,7 +178,8 @@ impl BillingCollector {
         }
         if self.calls.len() >= self.config.starts_max as usize {
             let full = Full::new("starts", Scope::Part, self.calls.len() as u64, self.config.starts_max.into());
-            return Err(full.retry_at(self.first_sweep()).into());
+            let clock = self.clock.peek(now, self.awaited());
+            return Err(full.retry_at(self.first_sweep().map(|at| clock.to_host(at))).into());
         }
         if !self.outbox.has_room(self.calls.len() + 1) {
             // Open calls have a place in it already: each ends in a record.

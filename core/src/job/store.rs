@@ -64,8 +64,8 @@ pub struct JobStoreConfig {
 /// The order of calls: [`JobStore::insert`]; [`JobStore::start`], which numbers the attempt; then one of
 /// [`JobStore::complete`], [`JobStore::fail`], [`JobStore::requeue`] with that number: an answer of an attempt that is no
 /// longer the present one is refused and changes nothing. [`JobStore::handle_timeout`] at [`JobStore::next_deadline`].
-/// `now` is the host's clock, and what counts is the time between two readings: however it steps, a time-out fires when it
-/// has lasted (see [`Clock`]). All instants told are of that clock as it was read last.
+/// `now` is the host's clock, and what counts is the time between two readings: a step back is no time, a step ahead is time
+/// that passed (see [`Clock`]). All instants told are of that clock as it was read last.
 ///
 /// ```
 /// use libgateway::{JobId, JobState, JobStore, JobStoreConfig, NewJob, Output, Timestamp};
@@ -276,7 +276,8 @@ impl JobStore {
         if self.table.live() >= self.config.jobs_max {
             let (live, max) = (self.table.live().into(), self.config.jobs_max.into());
             let full = Full::new("jobs", Scope::Part, live, max);
-            return Err(full.retry_at(self.table.timers.next_deadline()).into());
+            let room = self.table.timers.next_deadline().map(|at| self.clock.to_host(at));
+            return Err(full.retry_at(room).into());
         }
         let customer = match known {
             Some(customer) => customer,

@@ -201,9 +201,21 @@ impl WindowLimiter {
         self.leave();
     }
 
-    /// The next instant at which more may be taken than before; `None` where the window is empty.
+    /// The next instant at which more may be taken than before; `None` where the window is empty, or lets nothing through.
+    ///
+    /// # Complexity
+    /// O(1), or O(instants that are too many) after [`WindowLimiter::set_limit`] has lowered the amount.
     pub fn next_deadline(&self) -> Option<Timestamp> {
-        let end = self.taken.front()?.at.checked_add(self.limit.per)?;
+        // What is above a lowered amount leaves for nobody.
+        let mut above = self.total.saturating_sub(self.limit.amount);
+        let helps = self.taken.iter().find(|taken| match above.checked_sub(taken.count) {
+            Some(rest) => {
+                above = rest;
+                false
+            }
+            None => true,
+        });
+        let end = helps?.at.checked_add(self.limit.per)?;
         Some(self.clock.to_host(end))
     }
 

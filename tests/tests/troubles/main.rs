@@ -4,4 +4,5 @@
 
 mod holds;
 mod limits;
+mod quotas;
 mod retries;
