@@ -391,4 +391,22 @@ fn a_job_that_comes_back_before_one_that_has_no_tokens_runs_at_once() {
     assert_eq!(rig.wait(), Some(at(1_000)));
     rig.to(at(1_000));
     assert_eq!(rig.lease().job, id(2));
+
+#[test]
+fn preempting_makes_room_for_whoever_is_next_and_in_one_lane_that_may_be_the_same_job() {
+    let mut rig = one_slot(GatewayConfig::default());
+    rig.submit(job(1, "bolt", DEV));
+    let first = rig.lease();
+    rig.submit(job(2, "bolt", DEV));
+    rig.submit(job(3, "acme", DEV));
+    rig.to(at(100));
+    rig.complete(&first);
+    let lease = rig.lease();
+    assert_eq!(lease.job, id(3));
+    // Acme was given nothing yet and bolt a hundred seconds.
+    assert_eq!(rig.gateway.preempt(rig.now, id(3), Usage::unmeasured()), Ok(lease.id));
+    assert_eq!(rig.lease().job, id(3));
+    rig.submit(job(4, "bolt", DEV).priority(Priority::High));
+    rig.gateway.preempt(rig.now, id(3), Usage::unmeasured()).unwrap();
+    assert_eq!(rig.lease().job, id(4));
 }
