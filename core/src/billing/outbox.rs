@@ -34,8 +34,8 @@ pub struct OutboxConfig {
 ///
 /// The order of calls: [`Outbox::push`]; [`Outbox::take`] a batch, read it by [`Outbox::entries`], write it where it
 /// belongs; [`Outbox::confirm`] it. Where writing fails, [`Outbox::give_back`]; where the host dies in between, the
-/// batch's deadline does the same, when its hold has
-/// lasted: however the host's clock steps (see [`Clock`]).
+/// batch's deadline does the same, when its hold has passed. A step back of the host's clock is no time, a step ahead is time
+/// that passed (see [`Clock`]).
 ///
 /// Nothing is lost: an entry leaves by a confirmation of the batch it is in, and by nothing else. Nothing counts twice,
 /// if the receiver drops numbers it has: delivery is at least once, a number never names two entries, and an entry is

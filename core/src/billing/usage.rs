@@ -62,7 +62,8 @@ impl<'a> Usage<'a> {
         Self { first: Some(DeviceUsage { device: device.into(), gpu_ns }), rest: Vec::new() }
     }
 
-    /// No measurement: the time the call took is billed as that of one device, and marked as unmeasured.
+    /// No measurement: the time the call took is billed and marked as unmeasured. It counts as that of one device; in a
+    /// gateway, unless [`crate::BillingPolicy::unmeasured_devices`] says otherwise, as that of each device of the backend.
     pub const fn unmeasured() -> Self {
         Self { first: None, rest: Vec::new() }
     }

@@ -53,10 +53,11 @@ pub struct Submit<'a> {
     /// The lane it waits in.
     #[serde(default)]
     pub priority: Priority,
-    /// GPU time it is expected to take; counts for the fair share until the real time is known.
+    /// GPU time it is expected to take; counts for the fair share until the real time is known, as between half and twice of
+    /// what its customer's jobs took lately.
     #[serde(default)]
     pub estimate: Option<GpuNanos>,
-    /// Tokens its start takes from the customer's rate limit.
+    /// Tokens its first start takes from the customer's rate limit. Later ones take nothing.
     #[serde(default = "one")]
     pub tokens: u64,
     /// What a backend should have loaded: a LoRA, a checkpoint, a prefix.

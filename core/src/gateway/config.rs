@@ -36,7 +36,8 @@ pub struct GatewayConfig {
     pub age_after: Option<Span>,
     /// Customers without a policy of their own get this one. The default limits nobody.
     pub customer: CustomerPolicy,
-    /// GPU time a job is expected to take when its submission does not say.
+    /// GPU time a job is expected to take when its submission does not say and no job of its route has delivered yet; from
+    /// then on it is what those took lately.
     pub estimate: GpuNanos,
     /// A lease ends when nothing was heard of it for so long. Backends may have their own.
     pub lease_for: Span,
@@ -91,7 +92,8 @@ pub struct GatewayConfig {
     pub events_max: u32,
     /// A batch of settlements that is neither confirmed nor given back returns to the outbox after so long.
     pub settle_within: Span,
-    /// A reading of the host's clock further ahead than this is not believed while jobs are live.
+    /// A reading of the host's clock further ahead than this is on trial for a minute before it is time that passed, while
+    /// jobs are live or results are kept.
     pub clock_jump_max: Span,
     /// Deadlines one call handles at most; while more are due the machine's time stands still.
     pub due_max: u32,
@@ -115,7 +117,7 @@ pub struct GatewayConfig {
 pub struct CustomerPolicy {
     /// Share of GPU time against other customers of the same lane, 1 to 1 000 000.
     pub weight: u32,
-    /// Rate at which its jobs may start; `None` is without limit.
+    /// Rate at which its jobs may start for the first time; `None` is without limit.
     pub rate: Option<RateLimit>,
     /// Jobs it may have running.
     pub running_max: u32,

@@ -77,9 +77,9 @@ use state::{Scalars, State};
 /// once; [`Gateway::take_settlements`] and [`Gateway::confirm_settlements`].
 ///
 /// The clock rule: `now` is the host's clock, in any order of calls, and so is every instant that is answered or given. The
-/// gateway counts the time between readings and not the readings: whichever way that clock steps, time-outs, refills and
-/// retries come after their time, and no lease ends whose worker is heard (see [`Clock`]). An instant answered before a step
-/// is one of the clock before it.
+/// gateway counts the time between readings and not the readings: a step back is no time, and a step ahead is time that
+/// passed, one beyond [`GatewayConfig::clock_jump_max`] after a trial of a minute. Whichever way that clock steps, no lease
+/// ends whose worker is heard (see [`Clock`]). An instant answered before a step is one of the clock before it.
 ///
 /// ```
 /// use libgateway::{
@@ -379,7 +379,8 @@ impl Gateway {
     /// Takes the lease of a job that runs back, to make room for another one. The job waits again at once, before
     /// what its customer submitted later. What its lease took is paid for by [`BillingPolicy::preempted`].
     /// Returns the lease, whose worker is to be stopped: its result is refused from now on. [`Gateway::running_on`] lists
-    /// whom one could preempt; in a [`Transaction`] the one that needs the room gets it at once.
+    /// whom one could preempt. In a [`Transaction`] with a dispatch whoever is next gets the room at once: one of a higher lane,
+    /// or of the same lane who was given less; else it is this job again.
     ///
     /// ```
     /// use libgateway::{Backend, BackendKind, Gateway, GatewayConfig, JobId, Priority, Route, Submit, Timestamp, Usage};

@@ -102,7 +102,7 @@ pub enum WaitReason {
         /// So many of its route.
         jobs: u32,
     },
-    /// Nothing: the next dispatch takes it.
+    /// Nothing: the next dispatch of its route takes it, and the next of all when no other route comes before.
     Next,
 }
 

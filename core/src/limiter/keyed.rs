@@ -34,7 +34,7 @@ pub struct KeyedRateLimiterConfig {
     /// The most keys that are remembered at once, at least one. Only keys whose bucket is not full need to be.
     pub keys_max: u32,
     /// The limit that new keys share while there is no room to remember them; `None` is that of a hundredth of `keys_max`
-    /// keys. A burst of 0 refuses them.
+    /// keys, at least of one. A burst of 0 refuses them.
     pub overflow: Option<RateLimit>,
     /// A key that has called again stays remembered for so long after its last call, at least, though its bucket be full:
     /// while strangers fill the limiter, who came before keeps a bucket of its own. Default 10 minutes. Up to half of
@@ -153,8 +153,8 @@ impl KeyedRateLimiterConfig {
         self
     }
 
-    /// The limit that new keys share: that of one key in a hundred, so that all keys together get no more than a hundredth
-    /// above what `keys_max` allows.
+    /// The limit that new keys share: that of one key in a hundred, so that all keys together get no more than a hundredth,
+    /// or one key's part, above what `keys_max` allows.
     fn overflow_or_default(&self) -> RateLimit {
         let keys = u64::from(self.keys_max / 100).max(1);
         let (amount, burst) = (self.limit.amount().saturating_mul(keys), self.limit.burst().saturating_mul(keys));
