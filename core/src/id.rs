@@ -217,8 +217,11 @@ pub fn check_name(field: &'static str, name: &str, max: usize) -> Result<(), Inp
     }
 }
 
-/// Longest name of a customer, model, backend or key, in bytes.
+/// Longest name of a customer, model, backend or key of affinity, in bytes.
 pub const NAME_LEN_MAX: usize = 128;
+
+/// Longest idempotency key, in bytes: at most 64 four-byte characters.
+pub(crate) const KEY_LEN_MAX: usize = 256;
 
 /// Numbers an epoch may count through: a million leases a second for 25 days, ten thousand for seven years.
 const EPOCH_LEN: u64 = 1 << 41;

@@ -253,6 +253,37 @@ fn a_correction_says_over_restarts_which_entry_it_corrects_and_is_known_when_it_
 }
 
 #[test]
+fn of_two_lives_that_were_told_otherwise_of_a_lease_the_later_word_stands() {
+    let mut rig = Rig::with_slots(GatewayConfig::default(), 1);
+    rig.submit(job(1, "acme", DEV));
+    let lease = rig.lease().id;
+    rig.pass(secs(3));
+    complete(&mut rig.gateway, rig.now, lease, "1.webp").unwrap();
+    let first = rig.settlements().remove(0);
+    let snapshot = rig.gateway.snapshot();
+    let mut books: BTreeMap<u32, (Epoch, u64)> = BTreeMap::new();
+    for (entropy, told) in [(1, &[2_800, 2_600, 2_900][..]), (2, &[2_500][..]), (3, &[1_000, 2_000][..])] {
+        rig.gateway = Gateway::restore(&snapshot, rig.now, entropy).unwrap();
+        for millis in told {
+            let usage = Usage::gpu(GpuNanos::from_millis(*millis), "GPU-1");
+            rig.gateway.correct_usage(rig.now, lease, usage).unwrap();
+        }
+        for own in rig.settlements() {
+            let correction = own.correction.unwrap();
+            assert_eq!((correction.corrects, correction.lease), (first.number, lease));
+            // What an older life said from that revision on makes room.
+            if books.get(&correction.revision).is_some_and(|(epoch, _)| *epoch != own.epoch) {
+                drop(books.split_off(&correction.revision));
+            }
+            let change = own.usage.as_nanos().wrapping_sub(correction.usage_credit.as_nanos());
+            books.insert(correction.revision, (own.epoch, change));
+        }
+        let stands = books.values().fold(first.usage.as_nanos(), |sum, (_, change)| sum.wrapping_add(*change));
+        assert_eq!(stands, GpuNanos::from_millis(*told.last().unwrap()).as_nanos());
+    }
+}
+
+#[test]
 fn a_confirmation_of_a_batch_of_another_life_lets_go_of_nothing() {
     let mut rig = Rig::with_slots(GatewayConfig::default(), 1);
     let snapshot = rig.gateway.snapshot();

@@ -56,8 +56,9 @@ pub struct gateway_batch {
 #[derive(Clone, Copy)]
 pub struct gateway_settlement {
     /// Its number, without gaps within the gateway's life. A host drops an entry whose epoch and number it has, a first entry
-    /// of a job that it has a first entry of from another epoch, a correction of an entry that it dropped, and a correction
-    /// whose lease and revision it has.
+    /// of a job that it has a first entry of from another epoch, and a correction of an entry that it dropped. A correction
+    /// whose lease and revision it has from another epoch takes the place of that one and of those of the lease that
+    /// followed it there.
     pub number: u64,
     /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.
     pub epoch: u64,

@@ -12,8 +12,9 @@ use crate::words::Word;
 
 /// What one job cost. Each job that ended has exactly one first entry, and a correction for each usage that was told late.
 /// A host drops an entry whose ``epoch`` and ``number`` it has, a first entry of a job that it has a first entry of from another
-/// epoch, a correction of an entry that it dropped, and one whose ``lease`` and ``revision`` it has. What a customer owes is the sum of ``charge`` less the sum of
-/// ``correction.charge_credit``. ``to_json`` is a line for a ledger.
+/// epoch, and a correction of an entry that it dropped; one whose ``lease`` and ``revision`` it has from another epoch takes the
+/// place of that one and of those of the lease that followed it there. What a customer owes is the sum of ``charge`` less the sum
+/// of ``correction.charge_credit``. ``to_json`` is a line for a ledger.
 #[pyclass(module = "libgateway", name = "Settlement", frozen)]
 pub(crate) struct PySettlement(pub(crate) Settlement);
 

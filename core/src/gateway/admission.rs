@@ -21,7 +21,7 @@ use super::state::State;
 use crate::backend::{Verdict, check_range};
 use crate::billing::Usage;
 use crate::error::{Full, InputError, JobError, LeaseError, Scope, SubmitError};
-use crate::id::{JobId, LeaseId, NAME_LEN_MAX, check_name};
+use crate::id::{JobId, KEY_LEN_MAX, LeaseId, NAME_LEN_MAX, check_name};
 use crate::job::{
     CancelReason, Content, Extra, Hold, Idempotency, Job, JobHot, JobState, Outcome, Payload, Priority, Timeouts,
 };
@@ -351,6 +351,3 @@ enum RouteFound {
 fn one() -> u64 {
     1
 }
-
-/// 64 characters of four bytes.
-const KEY_LEN_MAX: usize = 256;

@@ -93,7 +93,7 @@ pub struct GatewayConfig {
     /// A batch of settlements that is neither confirmed nor given back returns to the outbox after so long.
     pub settle_within: Span,
     /// A reading of the host's clock further ahead than this is on trial for a minute before it is time that passed, while
-    /// jobs are live or results are kept.
+    /// jobs are live, or results, keys or late usage are kept.
     pub clock_jump_max: Span,
     /// Deadlines one call handles at most; while more are due the machine's time stands still.
     pub due_max: u32,

@@ -30,6 +30,12 @@ impl Gateway {
         self.check_timers();
     }
 
+    /// Up to which instant of the host's clock a reading is no surprise; `None`: none is.
+    pub fn harmless_until(&self) -> Option<Timestamp> {
+        let until = self.state.harmless_until(self.state.earliest());
+        Some(until).filter(|at| *at != Timestamp::MAX).map(|at| self.state.to_host(at))
+    }
+
     fn check_jobs(&self) {
         let state = &self.state;
         let mut leased = BTreeSet::new();

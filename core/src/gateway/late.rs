@@ -61,6 +61,8 @@ pub(crate) struct LateLease {
     pub(crate) earlier: Option<u64>,
     /// How many entries correct it.
     pub(crate) corrections: u32,
+    /// GPU time that stood for it when its job was settled.
+    pub(crate) first: GpuNanos,
     /// Its job's settlement, when there is one.
     pub(crate) settled: Option<Arc<SettledAs>>,
 }
@@ -82,6 +84,15 @@ pub(crate) struct SettledAs {
     pub(crate) tier: Arc<str>,
     pub(crate) price: Option<Price>,
     pub(crate) price_version: u32,
+    /// GPU time that the customer pays for by it.
+    pub(crate) usage: GpuNanos,
+}
+
+impl LateLease {
+    /// Whether less stands for it than was reported.
+    fn is_capped(&self) -> bool {
+        self.reported > self.billed
+    }
 }
 
 impl SettledAs {
@@ -100,6 +111,7 @@ impl SettledAs {
             tier: record.tier.clone(),
             price: record.price,
             price_version: record.price_version,
+            usage: record.usage,
         }
     }
 }
@@ -142,6 +154,7 @@ impl LateLeases {
 
     pub(crate) fn set_settled(&mut self, number: u64, settled: Option<Arc<SettledAs>>) {
         if let Some(own) = self.place(number).and_then(|place| self.leases.get_mut(place)) {
+            own.first = if settled.is_some() { own.billed } else { GpuNanos::ZERO };
             own.settled = settled;
         }
     }
@@ -270,7 +283,7 @@ impl State {
             Some(settled) if old.billed != billed => self.correct(&old, &new, &settled, capped)?,
             Some(_) => None,
             None => {
-                self.correct_live(&old, &new, capped);
+                self.correct_live(&old, &new);
                 None
             }
         };
@@ -283,7 +296,7 @@ impl State {
     }
 
     /// Changes what is kept for a job that is not settled yet.
-    fn correct_live(&mut self, old: &LateLease, new: &LateLease, capped: bool) {
+    fn correct_live(&mut self, old: &LateLease, new: &LateLease) {
         let own = |slot: &u32| self.jobs[*slot].key.sequence() == old.sequence;
         let Some(slot) = self.jobs.find(old.job).filter(own) else { return };
         self.edit_extra(slot, |extra| {
@@ -298,7 +311,8 @@ impl State {
                     extra.earlier.replace(&DeviceTime::pairs(&old.devices), &DeviceTime::pairs(&new.devices));
                 }
             }
-            extra.earlier.capped |= capped;
+            let capped = extra.earlier.capped.saturating_sub(u32::from(old.is_capped()));
+            extra.earlier.capped = capped.saturating_add(u32::from(new.is_capped()));
         });
     }
 
@@ -313,7 +327,7 @@ impl State {
         let rises = new.billed > old.billed;
         let change = GpuNanos::from_nanos(new.billed.as_nanos().abs_diff(old.billed.as_nanos()));
         let paid = old.payer == Payer::Customer;
-        let amount = settled.price.filter(|_| paid).map_or(Money::ZERO, |price| price.charge_capped(change).0);
+        let amount = self.difference(old, new, settled);
         let if_so = |holds: bool| if holds { change } else { GpuNanos::ZERO };
         let (charge, credit) = if rises { (amount, Money::ZERO) } else { (Money::ZERO, amount) };
 
@@ -369,6 +383,15 @@ impl State {
             })),
         };
         Ok(Some(self.push_settlement(record)))
+    }
+
+    /// What a change of one lease makes of its job's charge. Each of the two sums is rounded once, so that whatever comes in
+    /// small steps comes to the same.
+    fn difference(&self, old: &LateLease, new: &LateLease, settled: &SettledAs) -> Money {
+        let Some(price) = settled.price.filter(|_| old.payer == Payer::Customer) else { return Money::ZERO };
+        let others = GpuNanos::from_nanos(settled.usage.as_nanos().saturating_sub(old.first.as_nanos()));
+        let of = |lease: &LateLease| price.charge_capped(others.saturating_add(lease.billed)).0.as_micros();
+        Money::from_micros(of(old).abs_diff(of(new)))
     }
 
     /// Refuses what is beyond the possible, where that is the policy.

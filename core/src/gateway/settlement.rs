@@ -29,10 +29,11 @@ use crate::time::{GpuNanos, Timestamp};
 /// [`Correction::charge_credit`], over all of its entries, in any order.
 ///
 /// Entries are numbered without gaps, and a number means one entry within an [`Epoch`]. **What a host does with them:** it
-/// drops an entry whose epoch and number it has; a first entry of a job that it has a first entry of from another epoch; a
-/// correction of an entry that it dropped, as [`Correction::corrects_epoch`] and [`Correction::corrects`] say; and a
-/// correction whose lease and [`Correction::revision`] it has. Then a gateway restored from an older snapshot loses no
-/// money and takes none twice.
+/// drops an entry whose epoch and number it has; a first entry of a job that it has a first entry of from another epoch; and a
+/// correction of an entry that it dropped, as [`Correction::corrects_epoch`] and [`Correction::corrects`] say. A correction
+/// whose lease and [`Correction::revision`] it has from another epoch takes the place of that one and of those of the lease
+/// that followed it there. Then a gateway restored from an older snapshot loses no
+/// money and takes none twice. Only what is told late of a lease that ended in two lives counts as it was in the first.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
@@ -74,7 +75,8 @@ pub struct Settlement {
     pub price: Option<Price>,
     /// Version of the price book.
     pub price_version: u32,
-    /// Usage times price, rounded once; `None` where there is no price: then it is not known what this costs.
+    /// Usage times price, rounded once; in a correction what the job comes to now less what it came to before, each rounded
+    /// once. `None` where there is no price: then it is not known what this costs.
     pub charge: Option<Money>,
     /// When the job was submitted.
     pub created: Timestamp,
@@ -110,7 +112,8 @@ pub struct Correction {
     pub usage_credit: GpuNanos,
     /// GPU time that is no longer absorbed.
     pub absorbed_credit: GpuNanos,
-    /// What is given back: `usage_credit` times price, rounded once; zero where there is no price.
+    /// What is given back: what the job came to before less what it comes to now, each rounded once; zero where there is no
+    /// price.
     pub charge_credit: Money,
 }
 
@@ -226,7 +229,7 @@ impl Spent {
             earlier.unmeasured = earlier.unmeasured.saturating_add(u32::from(!self.measured));
             earlier.add(self.devices.iter().map(|own| (&own.device, own.gpu)));
         }
-        earlier.capped |= self.capped;
+        earlier.capped = earlier.capped.saturating_add(u32::from(self.capped));
         earlier.late = self.late.or(earlier.late);
     }
 }
@@ -274,6 +277,7 @@ impl State {
             devices_max,
             earlier,
             corrections: 0,
+            first: GpuNanos::ZERO,
             settled: None,
         });
         let late = late.map(|late| self.note_late(late));
@@ -287,7 +291,7 @@ impl State {
         let (customer, route) = (job.customer, job.route);
         let extra = job.extra.as_deref();
         let (earlier, absorbed) = extra.map_or((0, 0), |extra| (extra.billable, extra.absorbed));
-        let (reported, capped) = extra.map_or((0, false), |extra| (extra.earlier.reported, extra.earlier.capped));
+        let (reported, capped) = extra.map_or((0, 0), |extra| (extra.earlier.reported, extra.earlier.capped));
         let (billed, house, told) = match spent.payer {
             Payer::Customer => (spent.gpu, GpuNanos::ZERO, spent.reported),
             Payer::House => (GpuNanos::ZERO, spent.gpu, GpuNanos::ZERO),
@@ -300,7 +304,7 @@ impl State {
             reported: GpuNanos::from_nanos(reported).saturating_add(told),
             usage,
             absorbed: GpuNanos::from_nanos(absorbed).saturating_add(house),
-            capped: capped || spent.capped || dear == Some(true) || earlier.checked_add(billed).is_none(),
+            capped: capped > 0 || spent.capped || dear == Some(true) || earlier.checked_add(billed).is_none(),
             price,
             charge,
         }

@@ -57,9 +57,7 @@ impl State {
     pub(crate) fn tick(&mut self, reading: Timestamp) -> (u32, bool) {
         let awaited = self.earliest();
         let caught_up = self.clock.now() == self.now;
-        // With no job and no result that a step could hurt, it is believed: an idle host is not asked to call.
-        let idle = self.jobs.live() == 0 && self.jobs.next_to_leave().is_none();
-        let tick = self.clock.observe_awaited(reading, if idle { Timestamp::MAX } else { awaited });
+        let tick = self.clock.observe_awaited(reading, self.harmless_until(awaited));
         // Nearly always nothing is due and the clock just went on a little.
         let quiet = tick.doubted.is_none() && !is_long(tick.elapsed, self.pool.lease_for_min);
         if caught_up && quiet && self.clock.now() < awaited {
@@ -67,6 +65,19 @@ impl State {
             return (0, false);
         }
         self.tick_slowly(tick, awaited)
+    }
+
+    /// Up to which instant a reading is no surprise: that at which the host was asked to call. One that has nothing to do is
+    /// not asked, and may call whenever it likes as long as time takes nothing away; the last instant where there is nothing.
+    #[inline]
+    pub(crate) fn harmless_until(&self, awaited: Timestamp) -> Timestamp {
+        if self.jobs.live() > 0 || self.jobs.next_to_leave().is_some() {
+            return awaited;
+        }
+        let keys = self.jobs.keys.first_to_leave();
+        let late = self.late.iter().next().map(|first| first.ended + self.config.billing.late_usage_for);
+        let first = [keys, late].into_iter().flatten().fold(Timestamp::MAX, Timestamp::min);
+        if awaited == Timestamp::MAX { first } else { first.max(awaited) }
     }
 
     /// Begins a command: counts it, and handles time.
@@ -162,7 +173,7 @@ impl State {
 
     /// The earliest deadline, or the last instant, which is never.
     #[inline]
-    fn earliest(&self) -> Timestamp {
+    pub(crate) fn earliest(&self) -> Timestamp {
         let or_never = |at: Option<Timestamp>| at.unwrap_or(Timestamp::MAX);
         let timers = or_never(self.jobs.timers.next_deadline())
             .min(or_never(self.customer_timers.next_deadline()))

@@ -157,6 +157,12 @@ impl KeyTable {
         }
     }
 
+    /// When the first key of an ended job leaves.
+    #[inline]
+    pub(crate) fn first_to_leave(&self) -> Option<Timestamp> {
+        self.ended.front().map(|(at, _)| *at + self.limits.keep_for)
+    }
+
     /// Keys of ended jobs, the first to leave first.
     pub(crate) fn ended(&self) -> impl ExactSizeIterator<Item = (Timestamp, Option<&KeyEntry>)> + '_ {
         self.ended.iter().map(|(at, address)| (*at, self.get(*address)))

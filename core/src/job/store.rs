@@ -18,7 +18,7 @@ use super::{CancelReason, JobEvent, JobFailure, JobState, Outcome, Output, Paylo
 use crate::coded::{Full, InputError, Scope};
 use crate::error::{JobError, SubmitError};
 use crate::failure::FailureClass;
-use crate::id::{JobId, NAME_LEN_MAX, check_name};
+use crate::id::{JobId, KEY_LEN_MAX, NAME_LEN_MAX, check_name};
 use crate::queue::Key;
 use crate::registry::Registry;
 use crate::time::{Clock, Span, Timestamp};
@@ -259,7 +259,7 @@ impl JobStore {
         let idempotency = match job.idempotency_key {
             None => None,
             Some(key) => {
-                check_name("idempotency_key", key, NAME_LEN_MAX)?;
+                check_name("idempotency_key", key, KEY_LEN_MAX)?;
                 let fingerprint = Blake2b::<U16>::digest(job.payload.as_bytes()).into();
                 Some(Idempotency { address: self.table.keys.address(job.customer, key), fingerprint })
             }

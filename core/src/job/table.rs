@@ -134,8 +134,8 @@ pub(crate) struct Earlier {
     pub(crate) reported: u64,
     /// How many of those were not measured.
     pub(crate) unmeasured: u32,
-    /// Whether less was billed than was reported.
-    pub(crate) capped: bool,
+    /// Of how many less was billed or absorbed than was reported.
+    pub(crate) capped: u32,
     /// Number of the last one in the table of leases that may be told late.
     pub(crate) late: Option<u64>,
     /// What devices worked in those that the customer pays for: at most [`PAID_DEVICES_MAX`] with their names, in order of

@@ -103,8 +103,8 @@ pub struct RateHeaders {
 /// One bucket with its own limit. It starts full.
 ///
 /// Any `now` may be passed: the limiter has a [`Clock`], so that no wrong reading, ahead or back, stops the refill. A step
-/// ahead is time that passed, once; a step back is none, and a clock that returns from it makes no tokens by that. Instants
-/// in answers are of the host's clock.
+/// ahead is time that passed, once; a step back is none, and neither is the return from it, as far as one can be told from a
+/// pause. Instants in answers are of the host's clock.
 ///
 /// ```
 /// use libgateway::{Acquire, RateLimit, RateLimiter, Timestamp};

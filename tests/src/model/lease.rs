@@ -70,7 +70,7 @@ impl Model {
             job: after.id,
             reported: after.reported,
             usage: after.billable,
-            capped: after.capped || dear,
+            capped: after.capped > 0 || dear,
             charge: charged.map(|(charge, _)| charge),
         }
     }
@@ -383,6 +383,7 @@ impl Model {
                 ended: self.now,
                 gpus,
                 corrections: 0,
+                first: 0,
                 bill: None,
             });
         }

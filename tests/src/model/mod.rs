@@ -293,7 +293,7 @@ impl Model {
             reported: 0,
             unmeasured: 0,
             devices: Vec::new(),
-            capped: false,
+            capped: 0,
             failure: None,
             end: None,
         });

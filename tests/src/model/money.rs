@@ -95,7 +95,7 @@ impl Spent {
 
     /// Leaves to the job what an attempt used that is not its last.
     pub(crate) fn keep(&self, job: &mut Job) {
-        job.capped |= self.capped;
+        job.capped += u32::from(self.capped);
         if self.payer == Payer::House {
             job.absorbed = job.absorbed.saturating_add(self.gpu);
             return;
@@ -205,7 +205,7 @@ impl Model {
             reported: job.reported,
             usage: job.billable,
             absorbed: job.absorbed,
-            capped: job.capped || overflow || charged.is_some_and(|(_, dear)| dear),
+            capped: job.capped > 0 || overflow || charged.is_some_and(|(_, dear)| dear),
             measured: job.unmeasured == 0,
             devices: job.devices.clone(),
             tier,
@@ -228,6 +228,7 @@ impl Model {
         }
         for late in self.late.iter_mut().filter(|late| late.sequence == sequence) {
             late.bill = Some(bill.clone());
+            late.first = late.billed;
         }
         if self.config.billing.settlements {
             self.outbox.next_number += 1;
@@ -282,7 +283,7 @@ impl Model {
         let mut number = None;
         if !same {
             match &old.bill {
-                None => self.correct_job(&old, &new, capped),
+                None => self.correct_job(&old, &new),
                 Some(_) if old.billed == billed => {}
                 Some(bill) => match self.correct_bill(bill, &old, &new, capped) {
                     Ok(told) => number = told,
@@ -298,9 +299,10 @@ impl Model {
     }
 
     /// A job that will be settled takes the new figures for the old ones.
-    fn correct_job(&mut self, old: &Late, new: &Late, capped: bool) {
+    fn correct_job(&mut self, old: &Late, new: &Late) {
         let job = self.jobs.iter_mut().find(|job| job.sequence == old.sequence).unwrap();
-        job.capped |= capped;
+        let capped = |own: &Late| u32::from(own.reported > own.billed);
+        job.capped = job.capped - capped(old) + capped(new);
         if old.payer == Payer::House {
             job.absorbed = job.absorbed.saturating_sub(old.billed).saturating_add(new.billed);
             return;
@@ -325,8 +327,13 @@ impl Model {
         }
         let (more, less) = (new.billed.saturating_sub(old.billed), old.billed.saturating_sub(new.billed));
         let paid = old.payer == Payer::Customer;
-        let cost = |nanos: u64| bill.price.filter(|_| paid).map_or(0, |price| charge(nanos, price).0);
-        let (debit, credit) = (cost(more), cost(less));
+        // What the job comes to with either figure for this lease, and those for the others as they were settled.
+        let others = bill.usage.saturating_sub(old.first);
+        let comes_to = |own: &Late| {
+            bill.price.filter(|_| paid).map_or(0, |price| charge(others.saturating_add(own.billed), price).0)
+        };
+        let (debit, credit) =
+            (comes_to(new).saturating_sub(comes_to(old)), comes_to(old).saturating_sub(comes_to(new)));
         self.counters.corrections += 1;
         self.charged += u128::from(debit);
         self.credited += u128::from(credit);

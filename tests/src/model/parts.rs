@@ -117,8 +117,8 @@ pub(crate) struct Job {
     pub(crate) reported: u64,
     pub(crate) unmeasured: u32,
     pub(crate) devices: Vec<(String, u64)>,
-    /// Whether less was billed or absorbed of one than was reported.
-    pub(crate) capped: bool,
+    /// Of how many less was billed or absorbed than was reported.
+    pub(crate) capped: u32,
     pub(crate) failure: Option<Fault>,
     pub(crate) end: Option<End>,
 }
@@ -181,6 +181,8 @@ pub(crate) struct Late {
     pub(crate) gpus: u32,
     /// How many entries correct it.
     pub(crate) corrections: u32,
+    /// What stood for it in the first settlement of its job.
+    pub(crate) first: u64,
     /// The first settlement of its job.
     pub(crate) bill: Option<Bill>,
 }

@@ -23,7 +23,16 @@ impl Model {
         let awaited = self.next_due().map_or(u64::MAX, |(at, _)| at);
         let never = |at: u64| at == u64::MAX;
         let idle = self.live() == 0 && self.first_to_leave().is_none_or(never);
-        let Passed { before, leapt } = self.clock.read(reading, if idle { u64::MAX } else { awaited });
+        let until = |ended: u64, span: Span| ended.saturating_add(span.as_nanos());
+        let keys = self.kept_keys.iter().map(|own| until(own.ended, self.config.idempotency_for));
+        let late = self.late.iter().map(|own| until(own.ended, self.config.billing.late_usage_for));
+        let lost = keys.chain(late).filter(|at| *at > self.now).min().unwrap_or(u64::MAX);
+        let harmless = match idle {
+            true if never(awaited) => lost,
+            true => lost.max(awaited),
+            false => awaited,
+        };
+        let Passed { before, leapt } = self.clock.read(reading, harmless);
         if let Some(leap) = leapt {
             self.counters.clock_leaps += 1;
             self.emit(EventKind::ClockLeapt(Span::from_nanos(leap)));

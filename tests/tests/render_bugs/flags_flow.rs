@@ -310,10 +310,7 @@ fn a_waiting_job_always_has_a_reason() {
     rig.gateway.resume(rig.now, &route(DEV)).unwrap();
     let failure = Failure::new(FailureClass::Timeout, "");
     rig.gateway.fail(rig.now, lease.id, failure, Usage::unmeasured()).unwrap();
-    assert_eq!(
-        rig.gateway.explain(JOB),
-        Some(WaitReason::NotBefore { until: at(1), failed_on: vec!["gpu-1".into()] })
-    );
+    assert_eq!(rig.gateway.explain(JOB), Some(WaitReason::NotBefore { until: at(1), failed_on: vec!["gpu-1".into()] }));
     assert_eq!(rig.gateway.explain(id(2)), Some(WaitReason::CustomerRate { until: Some(at(1)) }));
     rig.submit(job(4, "zoo", DEV));
     assert_eq!(rig.gateway.explain(id(4)), Some(WaitReason::Behind { jobs: 3 }));

@@ -258,3 +258,20 @@ fn a_key_with_another_body_is_refused_and_leaves_everything_as_it_was() {
     assert_eq!(rig.gateway.submit(rig.now, keyed(2).tokens(7).timeouts(timeouts)), Ok(id(1)));
     assert_eq!(rig.gateway.digest(), digest);
 }
+
+#[test]
+fn a_wild_reading_forgets_no_key_though_no_job_and_no_record_is_left() {
+    let mut rig = Rig::with_slots(GatewayConfig::default().retained_max(0), 1);
+    rig.submit(job(1, "acme", DEV).idempotency_key("k"));
+    let lease = rig.lease();
+    rig.complete(&lease);
+    assert!(!rig.gateway.is_known(id(1)));
+    let wild = rig.now + secs(2 * 86_400);
+    rig.gateway.advance(wild);
+    rig.gateway.advance(rig.now + secs(1));
+    let again = rig.gateway.submit(rig.now + secs(1), job(2, "acme", DEV).idempotency_key("k")).unwrap();
+    assert_eq!(again, id(1));
+    // And what the lease used may still be told.
+    let usage = libgateway::Usage::gpu(libgateway::GpuNanos::from_secs(0), "GPU-1");
+    assert!(rig.gateway.correct_usage(rig.now + secs(1), lease.id, usage).is_ok());
+}

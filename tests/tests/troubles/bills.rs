@@ -238,3 +238,49 @@ fn a_receiver_that_is_down_for_an_hour_gets_every_entry_once_it_is_back() {
     assert!(all.iter().all(|own| seen.get(&own.number).is_none_or(|job| *job == own.job)));
     assert_eq!((rig.gateway.stats().unconfirmed, rig.gateway.take_settlements(rig.now, 1)), (0, None));
 }
+
+// --- In small steps ---
+
+#[test]
+fn usage_that_is_told_in_small_steps_costs_what_it_costs_at_once() {
+    for (price, steps) in
+        [(100, (8..=100_000).step_by(4).collect::<Vec<u64>>()), (500, vec![5, 2, 0]), (999, vec![7, 1, 9, 3])]
+    {
+        let mut rig = Rig::with_slots(GatewayConfig::default(), 1);
+        rig.gateway.put_prices(rig.now, book(1, price)).unwrap();
+        rig.submit(job(1, "acme", DEV));
+        let lease = rig.lease().id;
+        rig.pass(secs(100));
+        rig.gateway.complete(rig.now, lease, Output::url("1.webp"), gpu(4)).unwrap();
+        for millis in &steps {
+            rig.gateway.correct_usage(rig.now, lease, gpu(*millis)).unwrap();
+        }
+        let all = rig.settlements();
+        let charged: u64 = all.iter().filter_map(charge).sum();
+        let credited: u64 = all.iter().filter_map(|own| own.correction).map(|own| own.charge_credit.as_micros()).sum();
+        let price = all[0].price.unwrap();
+        let at_once = price.charge(GpuNanos::from_millis(*steps.last().unwrap())).unwrap().as_micros();
+        assert_eq!(charged.checked_sub(credited), Some(at_once), "{steps:?}");
+        let stats = rig.gateway.stats();
+        assert_eq!((stats.charged_micros, stats.credited_micros), (charged.into(), credited.into()));
+    }
+}
+
+#[test]
+fn a_figure_that_was_beyond_the_possible_and_is_mended_in_time_leaves_no_flag() {
+    let config = GatewayConfig::default().billing(BillingPolicy::default().failed(Payer::Customer));
+    let mut rig = priced(config);
+    rig.submit(job(1, "acme", DEV));
+    let lease = rig.lease();
+    rig.pass(secs(1));
+    let failure = libgateway::Failure::new(FailureClass::Http(503), "busy");
+    rig.gateway.fail(rig.now, lease.id, failure, gpu(9_000_000)).unwrap();
+    rig.gateway.correct_usage(rig.now, lease.id, gpu(900)).unwrap();
+    let until = rig.wait().unwrap();
+    rig.to(until);
+    let lease = rig.lease().id;
+    rig.pass(secs(1));
+    rig.gateway.complete(rig.now, lease, Output::url("1.webp"), gpu(500)).unwrap();
+    let own = only(&mut rig);
+    assert_eq!((own.reported, own.usage, own.capped), (GpuNanos::from_millis(1_400), own.reported, false));
+}

@@ -391,6 +391,7 @@ fn a_job_that_comes_back_before_one_that_has_no_tokens_runs_at_once() {
     assert_eq!(rig.wait(), Some(at(1_000)));
     rig.to(at(1_000));
     assert_eq!(rig.lease().job, id(2));
+}
 
 #[test]
 fn preempting_makes_room_for_whoever_is_next_and_in_one_lane_that_may_be_the_same_job() {

@@ -126,7 +126,7 @@ impl Auditor {
         let books = (account.reported(), account.billed(), account.absorbed());
         expect(time == books, &format!("reported, paid and absorbed time recomputed, {books:?}"))?;
         expect(own.measured == account.is_measured(), "measured exactly if all is that is paid")?;
-        expect(account.capped == own.capped, "flagged exactly where a report was beyond the possible")?;
+        expect(account.is_capped() == own.capped, "flagged exactly where a report was beyond the possible")?;
         let devices: u64 = own.devices.iter().map(|own| own.gpu.as_nanos()).sum();
         expect(devices == account.by_device(), "the devices of all paid attempts")?;
 
@@ -168,9 +168,17 @@ impl Auditor {
         let mut books = books.filter(|book| book.version == own.price_version);
         let book = books.next().ok_or("the price book in force")?;
         let model = own.route.split_once('/').map_or("", |(_, rest)| rest.split('?').next().unwrap_or(""));
-        let cost = |nanos: u64| book.charge(model, &own.tier, part(nanos, paid));
+        // What the job comes to with either figure for this lease, and those for the others as they were settled.
+        let job = self.jobs.iter().find(|job| job.settlement == Some(correction.corrects));
+        let job = job.ok_or("a correction of a job that was settled")?;
+        let settled = job.settled.lines.get(&lease).ok_or("a lease of the job")?;
+        let others = job.settled.billed().saturating_sub(settled.billed);
+        let cost = |line: &Line| book.charge(model, &own.tier, if paid { others + line.billed } else { 0 });
+        let (old, new) = (cost(&before), cost(&after));
+        let more = new.zip(old).map(|(new, old)| new.saturating_sub(old));
+        let less = old.zip(new).map_or(0, |(old, new)| old.saturating_sub(new));
         let told = (own.charge.map(|own| own.as_micros()), correction.charge_credit.as_micros());
-        expect(told == (cost(more), cost(less).unwrap_or(0)), "the charge of the difference")
+        expect(told == (more, less), "the difference in what the job comes to")
     }
 
     /// When all is told: what the entries of each job sum up to is what its leases used.

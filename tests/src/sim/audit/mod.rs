@@ -189,7 +189,7 @@ impl Auditor {
                 let (billed, reported) = (settled.usage.as_nanos(), settled.reported.as_nanos());
                 let books = (job.account.billed(), job.account.reported());
                 expect(settled.job == job.submit.id && (billed, reported) == books, "the usage recomputed")?;
-                expect(settled.capped == job.account.capped, "what is beyond the possible flagged")?;
+                expect(settled.capped == job.account.is_capped(), "what is beyond the possible flagged")?;
                 let (usage, model, name) = (billed, job.model.clone(), job.submit.customer.to_string());
                 let tier = self.account(&name).tier().to_owned();
                 let charge = self.prices.latest().charge(&model, &tier, usage);
@@ -404,7 +404,6 @@ impl Auditor {
         let new = *line;
         let told = (corrected.reported.as_nanos(), corrected.billed.as_nanos(), corrected.capped);
         expect(told == (new.reported, new.billed, new.reported > new.billed), "a late usage capped as any other")?;
-        job.account.capped |= told.2;
         let settled = job.has_ended() && old.billed != new.billed;
         expect(
             settled == corrected.settlement.is_some(),

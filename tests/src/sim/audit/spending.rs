@@ -10,8 +10,6 @@ use super::timeline::Job;
 pub(super) struct Spending {
     /// By lease.
     pub(super) lines: BTreeMap<u64, Line>,
-    /// Whether any of them ever told more than its devices can have worked.
-    pub(super) capped: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -61,6 +59,11 @@ impl Spending {
         self.sum(Payer::House, |line| line.billed)
     }
 
+    /// Whether any of them told more than its devices can have worked.
+    pub(super) fn is_capped(&self) -> bool {
+        self.lines.values().any(|line| line.reported > line.billed)
+    }
+
     pub(super) fn is_measured(&self) -> bool {
         self.lines.values().all(|line| line.measured || line.payer == Payer::House)
     }
@@ -93,7 +96,6 @@ impl Job {
         let (lasted, gpus) = (at - live.granted, live.gpus);
         let mut line = Line { payer: attempt.payer, measured: false, reported: 0, billed: 0, at, lasted, gpus };
         line.tell(attempt.usage, billing);
-        self.account.capped |= line.reported > line.billed;
         self.account.lines.insert(live.id, line);
     }
 }
