@@ -1,12 +1,15 @@
 """Every error of the core is an exception of its own, with the same number and name."""
 
+import copy
 import inspect
+import multiprocessing
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import libgateway
 import pytest
-from libgateway import Gateway, GatewayError, InputError, error_codes
+from libgateway import DeniedError, FullError, Gateway, GatewayError, InputError, error_codes
 from libgateway.errors import BY_NUMBER
 
 from conftest import ROUTE, flux
@@ -96,6 +99,61 @@ def test_each_number_is_raised_as_its_own_class(gateway: Gateway, number: int, p
         provoke(gateway)  # type: ignore[operator]
     assert caught.value.number == number
     assert 0 < len(caught.value.message) <= 1_000
+
+
+ERRORS = sorted(
+    {cls for cls in vars(libgateway.errors).values() if inspect.isclass(cls) and issubclass(cls, GatewayError)},
+    key=lambda cls: cls.__name__,
+)
+
+
+def made(cls: type[GatewayError]) -> GatewayError:
+    """An error with everything that one can have."""
+    error = cls("it is so", "field")
+    for name in inspect.get_annotations(FullError if issubclass(cls, FullError) else DeniedError):
+        setattr(error, name, len(name))
+    error.number_of_the_host = 7  # type: ignore[attr-defined]
+    return error
+
+
+def same(one: BaseException, other: BaseException) -> bool:
+    return (type(one), str(one), one.args, vars(one)) == (type(other), str(other), other.args, vars(other))
+
+
+@pytest.mark.parametrize("cls", ERRORS)
+def test_an_error_survives_pickle_and_copy_with_all_its_fields(cls: type[GatewayError]) -> None:
+    error = made(cls)
+    for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+        assert same(pickle.loads(pickle.dumps(error, protocol)), error)
+    for again in (copy.copy(error), copy.deepcopy(error)):
+        assert same(again, error) and again is not error
+        assert (again.message, again.field, again.number, again.code) == ("it is so", "field", cls.number, cls.code)
+
+
+def refuse(name: str) -> None:
+    raise made(getattr(libgateway, name))
+
+
+def test_errors_come_out_of_a_pool_of_processes_as_they_were_raised() -> None:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        told = [(cls, pool.submit(refuse, cls.__name__)) for cls in ERRORS]
+        for cls, future in told:
+            error = future.exception()
+            assert error is not None and same(error, made(cls)), cls
+
+
+def test_a_limited_call_says_when_to_come_again_in_another_process_too() -> None:
+    limiter = libgateway.RateLimiter(amount=1, per=10**9)
+
+    @limiter
+    def guarded() -> int:
+        return 1
+
+    assert guarded() == 1
+    with pytest.raises(libgateway.LimitedError) as caught:
+        guarded()
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert again.retry_after == caught.value.retry_after and 0 < again.retry_after <= 10**9
 
 
 def test_wrong_types_are_type_errors(gateway: Gateway) -> None:

