@@ -3,8 +3,9 @@
 use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, Excess, OutboxConfig, Span, Timestamp};
 use pyo3::prelude::*;
 
+use crate::argument::Argument;
 use crate::convert::{GpuSeconds, Moment, Seconds, or_now};
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, wrong_type};
 use crate::guard::Guarded;
 use crate::policy::PyPriceBook;
 use crate::spec::{PyUsage, usage_of};
@@ -31,6 +32,7 @@ use crate::words::In;
 #[pyclass(module = "libgateway", name = "BillingCollector", frozen)]
 pub(crate) struct PyBillingCollector(Guarded<BillingCollector>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyBillingCollector {
     #[new]
@@ -172,12 +174,11 @@ impl PyBillingCollector {
 #[derive(Clone, Copy)]
 pub(crate) struct BatchArg(pub(crate) Batch);
 
-impl<'py> FromPyObject<'_, 'py> for BatchArg {
-    type Error = PyErr;
-
-    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let part = |name: &str| value.getattr(name);
+impl<'py> Argument<'_, 'py> for BatchArg {
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        let part = |part: &str| value.getattr(part).map_err(|_| wrong_type(value, name, "a Batch"));
         let (id, first_seq, len) = (part("id")?, part("first_seq")?, part("len")?);
-        Ok(Self(Batch { id: id.extract()?, first_seq: first_seq.extract()?, len: len.extract()? }))
+        let (id, first_seq) = (u64::take(&id, name)?, u64::take(&first_seq, name)?);
+        Ok(Self(Batch { id, first_seq, len: u32::take(&len, name)? }))
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct PyAdmit {
     now: Timestamp,
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PyAdmit {
     fn __bool__(&self) -> bool {
@@ -75,6 +76,7 @@ impl PyAdmit {
 #[pyclass(module = "libgateway._native", name = "CircuitBreaker", frozen, subclass)]
 pub(crate) struct PyCircuitBreaker(Guarded<CircuitBreaker>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyCircuitBreaker {
     #[new]

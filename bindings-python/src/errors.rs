@@ -2,7 +2,7 @@
 
 use std::fmt::Display;
 
-use libgateway::error::{Coded, ErrorReply, LimitReply};
+use libgateway::error::{Coded, ErrorReply, InputError, LimitReply};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -57,6 +57,74 @@ pub(crate) fn own(py: Python<'_>, what: Own) -> PyErr {
             error(py, 9002, "the block of the lease ended without complete, fail or release", Some("lease"), None)
         }
     }
+}
+
+/// The same error about a field of another name: that under which the caller gave it.
+pub(crate) fn called(error: InputError, name: &'static str) -> InputError {
+    match error {
+        InputError::Empty { .. } => InputError::Empty { field: name },
+        InputError::TooLong { len, max, .. } => InputError::TooLong { field: name, len, max },
+        InputError::Character { at, .. } => InputError::Character { field: name, at },
+        InputError::OutOfRange { value, min, max, .. } => InputError::OutOfRange { field: name, value, min, max },
+        InputError::Overflow { .. } => InputError::Overflow { field: name },
+        InputError::Malformed { expected, .. } => InputError::Malformed { field: name, expected },
+        InputError::Contradiction { other, .. } => InputError::Contradiction { field: name, other },
+        InputError::Repeated { .. } => InputError::Repeated { field: name },
+        other => other,
+    }
+}
+
+/// A value of another class than belongs there: malformed, and Python's `TypeError`.
+#[cold]
+pub(crate) fn wrong_type(value: &Bound<'_, PyAny>, name: &str, expected: &str) -> PyErr {
+    let given = match value.get_type().name() {
+        Ok(given) => given.to_string(),
+        Err(error) => return error,
+    };
+    own_class(value.py(), "WrongTypeError", &format!("{name} is malformed: expected {expected}, not {given}"), name)
+}
+
+/// Values of the right class that do not fit.
+pub(crate) mod outside {
+    use super::{PyErr, PyResult, Python, own_class};
+    use libgateway::error::InputError;
+    use pyo3::prelude::*;
+
+    use super::{Raise, error};
+
+    /// An integer outside its range. One that no caller can have meant is not written out: it may have a million digits.
+    #[cold]
+    pub(crate) fn integer(number: &Bound<'_, PyAny>, name: &'static str, min: u128, max: u128) -> PyErr {
+        let given: PyResult<i128> = number.extract();
+        let given = given.map_or_else(|_| String::from("out of range"), |given| given.to_string());
+        error(number.py(), 204, &format!("{name} is {given}, allowed is {min} to {max}"), Some(name), None)
+    }
+
+    /// A number or an instant that is none of those expected: malformed, and Python's `OverflowError`.
+    #[cold]
+    pub(crate) fn range(py: Python<'_>, name: &str, expected: &str) -> PyErr {
+        own_class(py, "RangeInputError", &format!("{name} is malformed: expected {expected}"), name)
+    }
+
+    /// A text that is not the JSON of a value. The reason quotes it, so it is cut.
+    #[cold]
+    pub(crate) fn json(py: Python<'_>, name: &str, reason: &dyn std::fmt::Display) -> PyErr {
+        let reason: String = reason.to_string().chars().take(900).collect();
+        error(py, 206, &format!("{name} is malformed: {reason}"), Some(name), None)
+    }
+
+    /// A text that is not in Unicode.
+    #[cold]
+    pub(crate) fn text(py: Python<'_>, name: &'static str) -> PyErr {
+        InputError::Malformed { field: name, expected: "a text without halves of surrogate pairs" }.raise(py)
+    }
+}
+
+/// An exception of a class that shares its number with the one it derives from.
+#[cold]
+fn own_class(py: Python<'_>, class: &str, message: &str, field: &str) -> PyErr {
+    let made = py.import("libgateway.errors").and_then(|module| module.getattr(class)?.call1((message, field)));
+    made.map_or_else(|error| error, PyErr::from_value)
 }
 
 fn error(py: Python<'_>, number: u16, message: &str, field: Option<&str>, limit: Option<&LimitReply>) -> PyErr {

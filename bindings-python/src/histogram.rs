@@ -5,8 +5,10 @@ use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyType;
 
-use crate::errors::OrRaise;
+use crate::argument::Argument;
+use crate::errors::{OrRaise, outside, wrong_type};
 use crate::guard::Guarded;
+use crate::policy::ppm_of;
 
 /// A histogram over all 64-bit integers with a stated relative error, in the unit of your choice.
 ///
@@ -18,6 +20,7 @@ use crate::guard::Guarded;
 #[pyclass(module = "libgateway", name = "Histogram", frozen)]
 pub(crate) struct PyHistogram(Guarded<Histogram>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyHistogram {
     #[new]
@@ -34,7 +37,8 @@ impl PyHistogram {
 
     /// Records each of the values.
     fn record_many(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
-        let values: Vec<u64> = values.try_iter()?.map(|value| value?.extract()).collect::<PyResult<_>>()?;
+        let values = values.try_iter().map_err(|_| wrong_type(values, "values", "integers"))?;
+        let values: Vec<u64> = values.map(|value| u64::take(&value?, "values")).collect::<PyResult<_>>()?;
         self.0.with(py, |own| values.iter().for_each(|value| own.record(*value)))
     }
 
@@ -51,11 +55,7 @@ impl PyHistogram {
 
     /// The quantile by nearest rank, from 0 to 1: never below the true one, and above it by less than the error.
     fn quantile(&self, py: Python<'_>, quantile: f64) -> PyResult<Option<u64>> {
-        if !(0.0..=1.0).contains(&quantile) {
-            return Err(PyValueError::new_err("a quantile lies between 0 and 1"));
-        }
-        #[expect(clippy::float_arithmetic, reason = "a share becomes an integer at this edge")]
-        let ppm = (quantile * 1_000_000.0).round() as u32;
+        let ppm = ppm_of(py, "quantile", 0..=1, Some(quantile), None)?.unwrap_or(0);
         self.quantile_ppm(py, ppm)
     }
 
@@ -127,8 +127,8 @@ impl PyHistogram {
 
     /// The histogram of ``to_json``.
     #[classmethod]
-    fn from_json(_class: &Bound<'_, PyType>, text: &str) -> PyResult<Self> {
-        let own = serde_json::from_str(text).map_err(|error| PyValueError::new_err(error.to_string()))?;
+    fn from_json(class: &Bound<'_, PyType>, text: &str) -> PyResult<Self> {
+        let own = serde_json::from_str(text).map_err(|error| outside::json(class.py(), "text", &error))?;
         Ok(Self(Guarded::new(own)))
     }
 

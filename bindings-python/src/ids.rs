@@ -3,12 +3,12 @@
 use std::sync::Mutex;
 
 use libgateway::JobId;
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
-use pyo3::types::{PyBytes, PyInt, PyString};
+use pyo3::types::{PyBytes, PyString};
 
-use crate::errors::OrRaise;
+use crate::argument::{Argument, index};
+use crate::errors::{Raise, called, wrong_type};
 use crate::guard::forks;
 
 /// The id of a job: 128 bits, shown as ``j_`` and 26 lower-case base32 characters.
@@ -23,16 +23,17 @@ use crate::guard::forks;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PyJobId(pub(crate) JobId);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyJobId {
     #[new]
     #[pyo3(signature = (value=None, /))]
     fn new(py: Python<'_>, value: Option<&Bound<'_, PyAny>>) -> PyResult<Self> {
         let Some(value) = value else { return Ok(Self(fresh(py)?)) };
-        if value.cast::<PyInt>().is_ok() {
-            return Ok(Self(JobId::from_entropy(value.extract()?)));
+        match index(value)? {
+            Some(number) => u128::take(&number, "value").map(|bits| Self(JobId::from_entropy(bits))),
+            None => JobArg::take(value, "value").map(|job| Self(job.0)),
         }
-        value.extract::<JobArg>().map(|job| Self(job.0))
     }
 
     /// The 128 bits as an integer.
@@ -58,17 +59,30 @@ impl PyJobId {
 #[derive(Clone, Copy)]
 pub(crate) struct JobArg(pub(crate) JobId);
 
-impl<'py> FromPyObject<'_, 'py> for JobArg {
-    type Error = PyErr;
-
+impl<'py> Argument<'_, 'py> for JobArg {
     #[inline]
-    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
         if let Ok(id) = value.cast::<PyJobId>() {
             return Ok(Self(id.get().0));
         }
+        if !value.is_instance_of::<PyString>() {
+            return Err(wrong_type(value, name, "a JobId or its text"));
+        }
+        let id = <&str>::take(value, name)?.parse();
+        id.map(Self).map_err(|error| called(error, name).raise(value.py()))
+    }
+}
+
+/// The id in a question, where a text that is no id is that of a job that is not there: `None`.
+#[derive(Clone, Copy)]
+pub(crate) struct JobAsked(pub(crate) Option<JobId>);
+
+impl<'py> Argument<'_, 'py> for JobAsked {
+    #[inline]
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
         match value.cast::<PyString>() {
-            Ok(text) => text.to_str()?.parse().or_raise(value.py()).map(Self),
-            Err(_) => Err(PyTypeError::new_err("expected a JobId or its text")),
+            Ok(text) => Ok(Self(text.to_str().ok().and_then(|text| text.parse().ok()))),
+            Err(_) => JobArg::take(value, name).map(|job| Self(Some(job.0))),
         }
     }
 }

@@ -4,6 +4,7 @@
 //! calls answer are values of their own here where calls are hot, and dataclasses of `libgateway.values` elsewhere.
 #![forbid(unsafe_code)]
 
+mod argument;
 mod billing;
 mod breaker;
 mod convert;
@@ -13,6 +14,7 @@ mod guard;
 mod histogram;
 mod ids;
 mod limiter;
+mod number;
 mod policy;
 mod queue;
 mod spec;
@@ -44,8 +46,6 @@ mod _native {
     #[pymodule_export]
     use crate::limiter::{PyAnswer, PyKeyedRateLimiter, PyRateLimiter, PyWindowLimiter};
     #[pymodule_export]
-    use crate::nothing;
-    #[pymodule_export]
     use crate::policy::{
         PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyRateLimit, PyTimeouts,
     };
@@ -55,6 +55,8 @@ mod _native {
     use crate::spec::{PyBackend, PyFailure, PyRoute, PySubmit, PyUsage};
     #[pymodule_export]
     use crate::store::PyJobStore;
+    #[pymodule_export]
+    use crate::nothing;
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {

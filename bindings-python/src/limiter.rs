@@ -6,10 +6,11 @@ use libgateway::{
 };
 use pyo3::prelude::*;
 
-use crate::convert::{Moment, Period, Seconds, or_now};
+use crate::convert::{Moment, Seconds, or_now};
 use crate::errors::OrRaise;
 use crate::guard::Guarded;
-use crate::policy::{PyRateLimit, rate_of};
+use crate::number::PerSecond;
+use crate::policy::{PyRateLimit, limit_of};
 use crate::values::ToPy;
 
 /// Whether tokens were taken: true if they were.
@@ -58,6 +59,7 @@ impl PyAnswer {
     }
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PyAnswer {
     fn __bool__(&self) -> bool {
@@ -114,6 +116,7 @@ impl PyAnswer {
 #[pyclass(module = "libgateway._native", name = "RateLimiter", frozen, subclass)]
 pub(crate) struct PyRateLimiter(Guarded<RateLimiter>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyRateLimiter {
     #[new]
@@ -121,13 +124,13 @@ impl PyRateLimiter {
     fn new(
         py: Python<'_>,
         limit: Option<&Bound<'_, PyRateLimit>>,
-        per_second: Option<u64>,
+        per_second: Option<PerSecond>,
         amount: Option<u64>,
-        per: Option<Period>,
+        per: Option<Seconds>,
         burst: Option<u64>,
         now_ns: Option<Moment>,
     ) -> PyResult<Self> {
-        let limit = limit.map_or_else(|| rate_of(py, per_second, amount, per, burst), |limit| Ok(limit.get().0))?;
+        let limit = limit_of(py, limit, per_second, amount, per, burst)?;
         Ok(Self(Guarded::new(RateLimiter::new(limit, or_now(now_ns)))))
     }
 
@@ -193,6 +196,7 @@ impl PyRateLimiter {
 #[pyclass(module = "libgateway._native", name = "KeyedRateLimiter", frozen, subclass)]
 pub(crate) struct PyKeyedRateLimiter(Guarded<KeyedRateLimiter<String>>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyKeyedRateLimiter {
     #[new]
@@ -204,9 +208,9 @@ impl PyKeyedRateLimiter {
     fn new(
         py: Python<'_>,
         limit: Option<&Bound<'_, PyRateLimit>>,
-        per_second: Option<u64>,
+        per_second: Option<PerSecond>,
         amount: Option<u64>,
-        per: Option<Period>,
+        per: Option<Seconds>,
         burst: Option<u64>,
         keys_max: u32,
         overflow: Option<&Bound<'_, PyRateLimit>>,
@@ -214,7 +218,7 @@ impl PyKeyedRateLimiter {
         seed: Option<u64>,
         now_ns: Option<Moment>,
     ) -> PyResult<Self> {
-        let limit = limit.map_or_else(|| rate_of(py, per_second, amount, per, burst), |limit| Ok(limit.get().0))?;
+        let limit = limit_of(py, limit, per_second, amount, per, burst)?;
         let seed = seed.map_or_else(|| crate::ids::fresh(py).map(|id| id.as_u128() as u64), Ok)?;
         let mut config = KeyedRateLimiterConfig::default().limit(limit).keys_max(keys_max).seed(seed);
         config = config.known_for(known_for.0);
@@ -313,11 +317,12 @@ impl PyKeyedRateLimiter {
 #[pyclass(module = "libgateway._native", name = "WindowLimiter", frozen, subclass)]
 pub(crate) struct PyWindowLimiter(Guarded<WindowLimiter>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyWindowLimiter {
     #[new]
     #[pyo3(signature = (amount, per, *, now_ns=None))]
-    fn new(py: Python<'_>, amount: u32, per: Period, now_ns: Option<Moment>) -> PyResult<Self> {
+    fn new(py: Python<'_>, amount: u32, per: Seconds, now_ns: Option<Moment>) -> PyResult<Self> {
         let limit = WindowLimit::new(amount, per.0).or_raise(py)?;
         Ok(Self(Guarded::new(WindowLimiter::new(limit, or_now(now_ns)))))
     }
@@ -361,7 +366,7 @@ impl PyWindowLimiter {
 
     /// Changes the limit. What was taken stays taken: under a lower amount nothing is allowed until enough has left.
     #[pyo3(signature = (amount, per, *, now_ns=None))]
-    fn set_limit(&self, py: Python<'_>, amount: u32, per: Period, now_ns: Option<Moment>) -> PyResult<()> {
+    fn set_limit(&self, py: Python<'_>, amount: u32, per: Seconds, now_ns: Option<Moment>) -> PyResult<()> {
         let (limit, now) = (WindowLimit::new(amount, per.0).or_raise(py)?, or_now(now_ns));
         self.0.with(py, |limiter| limiter.set_limit(limit, now))
     }

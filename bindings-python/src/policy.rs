@@ -1,17 +1,19 @@
 //! Limits and policies by value: what gateways, limiters and breakers are told once.
 
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 
-use libgateway::error::InputError;
+use libgateway::error::{Coded, InputError};
 use libgateway::{
-    Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Excess, GpuNanos,
-    Payer, PriceBook, RateLimit, RateRule, Retry, Span, Timeouts, Timestamp,
+    Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Excess, GatewayConfig,
+    GpuNanos, Payer, PriceBook, RateLimit, RateRule, Retry, Span, Timeouts, Timestamp,
 };
 use pyo3::prelude::*;
-use pyo3::types::PyDict;
+use pyo3::types::{PyDict, PyString};
 
-use crate::convert::{GpuSeconds, Moment, Period, Seconds, decimal, or_now, price_of};
-use crate::errors::{OrRaise, Raise};
+use crate::convert::{GpuSeconds, Moment, Seconds, decimal, or_now, price_of};
+use crate::errors::{OrRaise, Raise, called, outside, wrong_type};
+use crate::number::PerSecond;
 use crate::spec::{quoted, value};
 use crate::words::In;
 
@@ -27,20 +29,23 @@ use crate::words::In;
 /// True
 /// >>> RateLimit(amount=9973, per=30 * 86400).burst
 /// 9973
+/// >>> RateLimit(per_second=0.1)  # a float is the simplest fraction that it can be, and that is kept exactly
+/// RateLimit(amount=1, per=10, burst=1)
 #[pyclass(module = "libgateway", name = "RateLimit", frozen)]
 pub(crate) struct PyRateLimit(pub(crate) RateLimit);
 
 value!(PyRateLimit, RateLimit);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyRateLimit {
     #[new]
     #[pyo3(signature = (*, per_second=None, amount=None, per=None, burst=None))]
     fn new(
         py: Python<'_>,
-        per_second: Option<u64>,
+        per_second: Option<PerSecond>,
         amount: Option<u64>,
-        per: Option<Period>,
+        per: Option<Seconds>,
         burst: Option<u64>,
     ) -> PyResult<Self> {
         rate_of(py, per_second, amount, per, burst).map(Self)
@@ -76,24 +81,55 @@ impl PyRateLimit {
 /// The rule that a call's arguments tell. Without a burst, as many are kept as flow in at a time.
 pub(crate) fn rate_of(
     py: Python<'_>,
-    per_second: Option<u64>,
+    per_second: Option<PerSecond>,
     amount: Option<u64>,
-    per: Option<Period>,
+    per: Option<Seconds>,
     burst: Option<u64>,
 ) -> PyResult<RateLimit> {
-    let (amount, per) = match (per_second, amount, per) {
-        (Some(amount), None, None) => (amount, Span::from_secs(1)),
-        (None, Some(amount), Some(per)) => (amount, per.0),
+    let (given, amount, per, kept) = match (per_second, amount, per) {
+        (Some(rate), None, None) => ("per_second", rate.amount, rate.per, rate.burst),
+        (None, Some(amount), Some(per)) => ("amount", amount, per.0, amount),
         (None, None, None) => {
             let limit = RateLimit::default();
-            return RateLimit::new(limit.amount(), limit.per(), burst.unwrap_or(limit.burst())).or_raise(py);
+            ("burst", limit.amount(), limit.per(), limit.burst())
         }
         (None, ..) => {
             return Err(InputError::Empty { field: if amount.is_none() { "amount" } else { "per" } }.raise(py));
         }
-        (Some(_), ..) => return Err(InputError::Contradiction { field: "per_second", other: "per" }.raise(py)),
+        (Some(_), Some(_), _) => {
+            return Err(InputError::Contradiction { field: "per_second", other: "amount" }.raise(py));
+        }
+        (Some(_), None, Some(_)) => {
+            return Err(InputError::Contradiction { field: "per_second", other: "per" }.raise(py));
+        }
     };
-    RateLimit::new(amount, per, burst.unwrap_or(amount)).or_raise(py)
+    RateLimit::new(amount, per, burst.unwrap_or(kept)).map_err(|error| match (&error, burst) {
+        // The burst that is too large came of what was given.
+        (InputError::Overflow { .. }, None) => called(error, given).raise(py),
+        _ => error.raise(py),
+    })
+}
+
+/// The rule that a limiter's arguments tell: a ``RateLimit``, or the numbers of one, but not both.
+pub(crate) fn limit_of(
+    py: Python<'_>,
+    limit: Option<&Bound<'_, PyRateLimit>>,
+    per_second: Option<PerSecond>,
+    amount: Option<u64>,
+    per: Option<Seconds>,
+    burst: Option<u64>,
+) -> PyResult<RateLimit> {
+    let Some(limit) = limit else { return rate_of(py, per_second, amount, per, burst) };
+    let beside = [
+        ("per_second", per_second.is_some()),
+        ("amount", amount.is_some()),
+        ("per", per.is_some()),
+        ("burst", burst.is_some()),
+    ];
+    match beside.into_iter().find(|(_, given)| *given) {
+        Some((field, _)) => Err(InputError::Contradiction { field, other: "limit" }.raise(py)),
+        None => Ok(limit.get().0),
+    }
 }
 
 /// What a customer may do and what it is worth. By default that is anything: a gateway without a policy limits nobody.
@@ -106,8 +142,9 @@ pub(crate) fn rate_of(
 #[pyclass(module = "libgateway", name = "CustomerPolicy", frozen)]
 pub(crate) struct PyCustomerPolicy(pub(crate) CustomerPolicy);
 
-value!(PyCustomerPolicy, CustomerPolicy);
+value!(PyCustomerPolicy, CustomerPolicy, |py, policy| policy.check().or_raise(py));
 
+#[crate::argument::named]
 #[pymethods]
 impl PyCustomerPolicy {
     #[new]
@@ -178,15 +215,24 @@ impl PyCustomerPolicy {
 #[pyclass(module = "libgateway", name = "Timeouts", frozen)]
 pub(crate) struct PyTimeouts(pub(crate) Timeouts);
 
-value!(PyTimeouts, Timeouts);
+value!(PyTimeouts, Timeouts, |py, timeouts| checked(py, GatewayConfig::default().timeouts(*timeouts)));
 
+#[crate::argument::named]
 #[pymethods]
 impl PyTimeouts {
     #[new]
     #[pyo3(signature = (*, queue=None, start=None, run=None, total=None))]
-    fn new(queue: Option<Seconds>, start: Option<Seconds>, run: Option<Seconds>, total: Option<Seconds>) -> Self {
+    fn new(
+        py: Python<'_>,
+        queue: Option<Seconds>,
+        start: Option<Seconds>,
+        run: Option<Seconds>,
+        total: Option<Seconds>,
+    ) -> PyResult<Self> {
         let span = |value: Option<Seconds>| value.map(|span| span.0);
-        Self(Timeouts { queue: span(queue), start: span(start), run: span(run), total: span(total) })
+        let timeouts = Timeouts { queue: span(queue), start: span(start), run: span(run), total: span(total) };
+        checked(py, GatewayConfig::default().timeouts(timeouts))?;
+        Ok(Self(timeouts))
     }
 
     /// Longest single stay in the queue, in nanoseconds.
@@ -237,8 +283,9 @@ impl PyTimeouts {
 #[pyclass(module = "libgateway", name = "BillingPolicy", frozen)]
 pub(crate) struct PyBillingPolicy(pub(crate) BillingPolicy);
 
-value!(PyBillingPolicy, BillingPolicy);
+value!(PyBillingPolicy, BillingPolicy, |py, policy| checked(py, GatewayConfig::default().billing(*policy)));
 
+#[crate::argument::named]
 #[pymethods]
 impl PyBillingPolicy {
     #[new]
@@ -251,6 +298,7 @@ impl PyBillingPolicy {
                         late_usage_for=3600, late_usage_max=100000, settlements=True)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
+        py: Python<'_>,
         failed: In<Payer>,
         lost: In<Payer>,
         cancelled: In<Payer>,
@@ -263,11 +311,13 @@ impl PyBillingPolicy {
         late_usage_for: Seconds,
         late_usage_max: u32,
         settlements: bool,
-    ) -> Self {
+    ) -> PyResult<Self> {
         let policy = BillingPolicy::default().failed(failed.0).lost(lost.0).cancelled(cancelled.0).released(released.0);
         let policy = policy.preempted(preempted.0).tolerance_ppm(tolerance_ppm).slack(slack.0).excess(excess.0);
         let policy = policy.unmeasured_devices(unmeasured_devices).settlements(settlements);
-        Self(policy.late_usage_for(late_usage_for.0).late_usage_max(late_usage_max))
+        let policy = policy.late_usage_for(late_usage_for.0).late_usage_max(late_usage_max);
+        checked(py, GatewayConfig::default().billing(policy))?;
+        Ok(Self(policy))
     }
 
     fn __repr__(&self) -> String {
@@ -294,6 +344,7 @@ pub(crate) struct PyPriceBook(pub(crate) PriceBook);
 
 value!(PyPriceBook, PriceBook);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyPriceBook {
     #[new]
@@ -306,8 +357,13 @@ impl PyPriceBook {
         per: &str,
     ) -> PyResult<Self> {
         let mut book = PriceBook::new(version, currency).or_raise(py)?;
+        // Whatever is wrong with it is wrong with a price of 0, too.
+        price_of(PyString::new(py, "0").as_any(), per)
+            .map_err(|_| InputError::Malformed { field: "per", expected: PER }.raise(py))?;
         for (key, price) in prices.into_iter().flatten() {
-            let (model, tier): (String, String) = key.extract()?;
+            let Ok((model, tier)) = key.extract::<(String, String)>() else {
+                return Err(wrong_type(&key, "prices", "a pair (model, tier) as each key"));
+            };
             book = book.price_at(&model, &tier, price_of(&price, per)?).or_raise(py)?;
         }
         Ok(Self(book))
@@ -343,6 +399,7 @@ impl PyPriceBook {
         let usage = match (gpu_seconds, gpu_ns) {
             (Some(GpuSeconds(gpu)), None) => gpu,
             (None, Some(nanos)) => GpuNanos::from_nanos(nanos),
+            (None, None) => return Err(InputError::Empty { field: "gpu_seconds" }.raise(py)),
             _ => return Err(InputError::Contradiction { field: "gpu_seconds", other: "gpu_ns" }.raise(py)),
         };
         let Some(price) = self.0.resolve(model, tier) else { return Ok(None) };
@@ -370,8 +427,9 @@ impl PyPriceBook {
 #[pyclass(module = "libgateway", name = "Backoff", frozen)]
 pub(crate) struct PyBackoff(pub(crate) BackoffConfig);
 
-value!(PyBackoff, BackoffConfig);
+value!(PyBackoff, BackoffConfig, |py, config| Backoff::new(*config).map(|_| ()).or_raise(py));
 
+#[crate::argument::named]
 #[pymethods]
 impl PyBackoff {
     #[new]
@@ -394,8 +452,8 @@ impl PyBackoff {
         retry_after_max: Seconds,
         seed: u64,
     ) -> PyResult<Self> {
-        let factor = ppm_of(py, "factor", factor, factor_ppm)?.unwrap_or(2_000_000);
-        let jitter = ppm_of(py, "jitter", jitter, jitter_ppm)?.unwrap_or(100_000);
+        let factor = ppm_of(py, "factor", 1..=FACTOR_MAX, factor, factor_ppm)?.unwrap_or(2_000_000);
+        let jitter = ppm_of(py, "jitter", 0..=1, jitter, jitter_ppm)?.unwrap_or(100_000);
         let config = BackoffConfig::default().base(base.0).factor_ppm(factor).max(max.0).retries(retries);
         let config =
             config.jitter_ppm(jitter).total(total.map(|span| span.0)).retry_after_max(retry_after_max.0).seed(seed);
@@ -460,8 +518,11 @@ impl PyBackoff {
 #[pyclass(module = "libgateway", name = "BreakerConfig", frozen)]
 pub(crate) struct PyBreakerConfig(pub(crate) CircuitBreakerConfig);
 
-value!(PyBreakerConfig, CircuitBreakerConfig);
+value!(PyBreakerConfig, CircuitBreakerConfig, |py, config| {
+    CircuitBreaker::new(*config, Timestamp::EPOCH).map(|_| ()).or_raise(py)
+});
 
+#[crate::argument::named]
 #[pymethods]
 impl PyBreakerConfig {
     #[new]
@@ -493,7 +554,7 @@ impl PyBreakerConfig {
             let error = InputError::OutOfRange { field, value: 0, min: 1, max: u64::from(u32::MAX) };
             NonZeroU32::new(value).ok_or(error).or_raise(py)
         };
-        let rate = ppm_of(py, "failure_rate", failure_rate, failure_rate_ppm)?.unwrap_or(500_000);
+        let rate = ppm_of(py, "failure_rate", 0..=1, failure_rate, failure_rate_ppm)?.unwrap_or(500_000);
         let consecutive = consecutive_failures.map(|failures| some("consecutive_failures", failures)).transpose()?;
         let config = CircuitBreakerConfig::default()
             .window(window.0)
@@ -516,10 +577,19 @@ impl PyBreakerConfig {
     }
 }
 
-/// A share that may be given as a float or in parts per million, but not as both.
+/// What a gateway's configuration says of a part of it, under the names that part has here.
+fn checked(py: Python<'_>, config: GatewayConfig) -> PyResult<()> {
+    config.check().map_err(|error| match error.field().and_then(|field| field.strip_prefix("timeouts.")) {
+        Some(field) => called(error, field).raise(py),
+        None => error.raise(py),
+    })
+}
+
+/// A share that may be given as a number or in parts per million, but not as both.
 pub(crate) fn ppm_of(
     py: Python<'_>,
     field: &'static str,
+    range: RangeInclusive<u32>,
     share: Option<f64>,
     ppm: Option<u32>,
 ) -> PyResult<Option<u32>> {
@@ -527,10 +597,14 @@ pub(crate) fn ppm_of(
     if ppm.is_some() {
         return Err(InputError::Contradiction { field, other: "ppm" }.raise(py));
     }
-    if !(0.0..=1_000.0).contains(&share) {
-        return Err(InputError::Malformed { field, expected: "a number from 0 to 1000" }.raise(py));
+    if !(f64::from(*range.start())..=f64::from(*range.end())).contains(&share) {
+        let expected = if *range.end() == 1 { "a number from 0 to 1" } else { "a number from 1 to 1000" };
+        return Err(outside::range(py, field, expected));
     }
     #[expect(clippy::float_arithmetic, reason = "the one place where a share becomes an integer")]
     let ppm = (share * 1_000_000.0).round();
     Ok(Some(ppm as u32))
 }
+
+const FACTOR_MAX: u32 = BackoffConfig::FACTOR_PPM_MAX / 1_000_000;
+const PER: &str = "a time, as s, min, h or d, or one of them with an integer before it";

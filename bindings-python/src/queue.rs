@@ -19,6 +19,7 @@ pub(crate) struct PyTicket {
     ticket: (u32, u64),
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PyTicket {
     fn __repr__(&self) -> String {
@@ -55,6 +56,7 @@ struct State {
 /// Tells the tickets of one queue from another's.
 static QUEUES: AtomicU64 = AtomicU64::new(0);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyFairQueue {
     #[new]

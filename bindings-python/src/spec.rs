@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 
 use libgateway::error::InputError;
 use libgateway::{Backend, BackendKind, Failure, GpuNanos, Models, Route, Submit, Usage};
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDelta, PyString};
 
-use crate::convert::{Body, GpuSeconds, NotBefore, Seconds, decimal};
-use crate::errors::{OrRaise, Raise};
+use crate::argument::Argument;
+use crate::convert::{Body, GpuSeconds, Moment, Seconds, decimal};
+use crate::errors::{OrRaise, Raise, called, wrong_type};
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
 use crate::values::devices;
@@ -19,6 +19,10 @@ use crate::words::{FailureKind, In, Word};
 /// Equality, hash, pickle and JSON of a value that wraps one of the core's.
 macro_rules! value {
     ($class:ident, $inner:ty) => {
+        crate::spec::value!($class, $inner, |_, _| Ok(()));
+    };
+    ($class:ident, $inner:ty, $check:expr) => {
+        #[crate::argument::named]
         #[pyo3::pymethods]
         impl $class {
             fn __eq__(&self, other: &pyo3::Bound<'_, pyo3::PyAny>) -> bool {
@@ -45,11 +49,11 @@ macro_rules! value {
 
             /// The value of ``to_json``.
             #[classmethod]
-            fn from_json(_class: &pyo3::Bound<'_, pyo3::types::PyType>, text: &str) -> pyo3::PyResult<Self> {
-                match serde_json::from_str::<$inner>(text) {
-                    Ok(inner) => Ok(Self(inner)),
-                    Err(error) => Err(pyo3::exceptions::PyValueError::new_err(error.to_string())),
-                }
+            fn from_json(class: &pyo3::Bound<'_, pyo3::types::PyType>, text: &str) -> pyo3::PyResult<Self> {
+                let check: fn(pyo3::Python<'_>, &$inner) -> pyo3::PyResult<()> = $check;
+                let read = serde_json::from_str::<$inner>(text);
+                let inner = read.map_err(|error| crate::errors::outside::json(class.py(), "text", &error))?;
+                check(class.py(), &inner).map(|()| Self(inner))
             }
         }
     };
@@ -84,6 +88,7 @@ pub(crate) struct PyRoute(pub(crate) Route<'static>);
 
 value!(PyRoute, Route<'static>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyRoute {
     #[new]
@@ -133,17 +138,16 @@ impl PyRoute {
 /// A route as callers give it.
 pub(crate) struct RouteArg<'a>(pub(crate) Route<'a>);
 
-impl<'a, 'py> FromPyObject<'a, 'py> for RouteArg<'a> {
-    type Error = PyErr;
-
+impl<'a, 'py> Argument<'a, 'py> for RouteArg<'a> {
     #[inline]
-    fn extract(value: Borrowed<'a, 'py, PyAny>) -> PyResult<Self> {
+    fn take(value: &'a Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
         if value.is_instance_of::<PyString>() {
-            return Route::parse(value.extract::<&'a str>()?).or_raise(value.py()).map(Self);
+            let route = Route::parse(<&str>::take(value, name)?);
+            return route.map(Self).map_err(|error| called(error, name).raise(value.py()));
         }
         match value.cast::<PyRoute>() {
             Ok(route) => Ok(Self(route.get().0.clone())),
-            Err(_) => Err(PyTypeError::new_err("expected a Route or its text")),
+            Err(_) => Err(wrong_type(value, name, "a Route or its text")),
         }
     }
 }
@@ -160,8 +164,9 @@ impl<'a, 'py> FromPyObject<'a, 'py> for RouteArg<'a> {
 #[pyclass(module = "libgateway", name = "Backend", frozen)]
 pub(crate) struct PyBackend(pub(crate) Backend);
 
-value!(PyBackend, Backend);
+value!(PyBackend, Backend, |py, backend| backend.check().or_raise(py));
 
+#[crate::argument::named]
 #[pymethods]
 impl PyBackend {
     #[new]
@@ -185,8 +190,11 @@ impl PyBackend {
     ) -> PyResult<Self> {
         let models: Vec<String> = match models {
             None => vec![String::from("*")],
-            Some(one) if one.cast::<PyString>().is_ok() => vec![one.extract()?],
-            Some(many) => many.try_iter()?.map(|model| model?.extract()).collect::<PyResult<_>>()?,
+            Some(one) if one.cast::<PyString>().is_ok() => vec![String::take(one, "models")?],
+            Some(many) => {
+                let many = many.try_iter().map_err(|_| wrong_type(many, "models", "a str or several"))?;
+                many.map(|model| String::take(&model?, "models")).collect::<PyResult<_>>()?
+            }
         };
         let mut backend = Backend::new(name, kind.0).serves(modality, family, models);
         backend = backend.slots(slots).devices(devices).warm_max(warm_max);
@@ -288,8 +296,9 @@ impl PyBackend {
 #[pyclass(module = "libgateway", name = "Usage", frozen)]
 pub(crate) struct PyUsage(pub(crate) Usage<'static>);
 
-value!(PyUsage, Usage<'static>);
+value!(PyUsage, Usage<'static>, |py, usage| usage.validate().or_raise(py));
 
+#[crate::argument::named]
 #[pymethods]
 impl PyUsage {
     #[new]
@@ -358,7 +367,9 @@ pub(crate) fn usage_of<'a>(
         (None, Some(GpuSeconds(gpu)), None) => Ok(Usage::gpu(gpu, device)),
         (None, None, Some(nanos)) => Ok(Usage::gpu(GpuNanos::from_nanos(nanos), device)),
         (Some(usage), None, None) => Ok(usage.get().0.clone()),
-        _ => Err(InputError::Contradiction { field: "usage", other: "gpu_seconds" }.raise(py)),
+        (None, ..) => Err(InputError::Contradiction { field: "gpu_seconds", other: "gpu_ns" }.raise(py)),
+        (_, Some(_), _) => Err(InputError::Contradiction { field: "usage", other: "gpu_seconds" }.raise(py)),
+        (_, None, _) => Err(InputError::Contradiction { field: "usage", other: "gpu_ns" }.raise(py)),
     }
 }
 
@@ -372,6 +383,7 @@ pub(crate) struct PyFailure(pub(crate) Failure);
 
 value!(PyFailure, Failure);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyFailure {
     #[new]
@@ -464,6 +476,7 @@ pub(crate) struct PySubmit(pub(crate) Submit<'static>);
 
 value!(PySubmit, Submit<'static>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PySubmit {
     #[new]
@@ -481,7 +494,7 @@ impl PySubmit {
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
-        not_before_ns: Option<NotBefore>,
+        not_before_ns: Option<Moment>,
         id: Option<JobArg>,
     ) -> PyResult<Self> {
         let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;

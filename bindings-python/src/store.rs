@@ -1,12 +1,14 @@
 //! The job store by itself.
 
+use libgateway::error::InputError;
 use libgateway::{JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Output, Span, Timestamp};
 use pyo3::prelude::*;
 
+use crate::argument::Argument;
 use crate::convert::{Body, Moment, Seconds, or_now};
-use crate::errors::OrRaise;
+use crate::errors::{OrRaise, Raise};
 use crate::guard::Guarded;
-use crate::ids::{JobArg, PyJobId, fresh};
+use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
 use crate::policy::PyTimeouts;
 use crate::values::ToPy;
 use crate::words::{FailureKind, In};
@@ -32,6 +34,7 @@ use crate::words::{FailureKind, In};
 #[pyclass(module = "libgateway", name = "JobStore", frozen)]
 pub(crate) struct PyJobStore(Guarded<JobStore>);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyJobStore {
     #[new]
@@ -45,6 +48,7 @@ impl PyJobStore {
                         timeouts=None, seed=0, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn new(
+        py: Python<'_>,
         jobs_max: u32,
         retain_for: Seconds,
         retained_max: u32,
@@ -57,14 +61,19 @@ impl PyJobStore {
         timeouts: Option<&Bound<'_, PyTimeouts>>,
         seed: u64,
         now_ns: Option<Moment>,
-    ) -> Self {
+    ) -> PyResult<Self> {
+        if jobs_max == 0 {
+            // The core has it keep nothing; here nobody can have meant that.
+            let error = InputError::OutOfRange { field: "jobs_max", value: 0, min: 1, max: u64::from(u32::MAX) };
+            return Err(error.raise(py));
+        }
         let config = JobStoreConfig::default().jobs_max(jobs_max).retain_for(retain_for.0).retained_max(retained_max);
         let timeouts = timeouts.map(|own| own.get().0).unwrap_or_default();
         let config = config.retained_bytes_max(retained_bytes_max).idempotency_for(idempotency_for.0);
         let config = config.idempotency_keys_max(idempotency_keys_max).idempotency_free_failed(idempotency_free_failed);
         let config = config.idempotency_free_cancelled(idempotency_free_cancelled);
         let config = config.payload_len_max(payload_len_max).timeouts(timeouts).seed(seed);
-        Self(Guarded::new(JobStore::new(config, or_now(now_ns))))
+        Ok(Self(Guarded::new(JobStore::new(config, or_now(now_ns)))))
     }
 
     /// Stores a job. Returns its id, or that of the job its idempotency key stands for already.
@@ -165,8 +174,8 @@ impl PyJobStore {
     }
 
     /// A job, a ``StoredJob``; ``None``: no job of that id is known (any more).
-    fn get<'py>(&self, py: Python<'py>, job: JobArg) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let found = self.0.with(py, |store| store.get(job.0))?;
+    fn get<'py>(&self, py: Python<'py>, job: JobAsked) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.0.with(py, |store| store.get(job.0?))?;
         found.map(|found| found.to_py(py)).transpose()
     }
 
@@ -193,8 +202,9 @@ impl PyJobStore {
         Ok(self.0.with(py, |store| store.next_deadline())?.map(Timestamp::as_nanos))
     }
 
-    fn __contains__(&self, py: Python<'_>, job: JobArg) -> PyResult<bool> {
-        self.0.with(py, |store| store.get(job.0).is_some())
+    fn __contains__(&self, py: Python<'_>, job: &Bound<'_, PyAny>) -> PyResult<bool> {
+        let Ok(JobAsked(Some(job))) = JobAsked::take(job, "job") else { return Ok(false) };
+        self.0.with(py, |store| store.get(job).is_some())
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -207,14 +217,12 @@ impl PyJobStore {
 /// A result as callers give it: ``str`` is a URL, anything like bytes the result itself.
 pub(crate) struct OutputArg(pub(crate) Output);
 
-impl<'py> FromPyObject<'_, 'py> for OutputArg {
-    type Error = PyErr;
-
+impl<'py> Argument<'_, 'py> for OutputArg {
     #[inline]
-    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        match value.cast::<pyo3::types::PyString>() {
-            Ok(text) => Ok(Self(Output::url(text.to_str()?))),
-            Err(_) => value.extract::<Body>().map(|body| Self(Output::inline(body.0))),
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        match value.is_instance_of::<pyo3::types::PyString>() {
+            true => <&str>::take(value, name).map(|text| Self(Output::url(text))),
+            false => Body::take(value, name).map(|body| Self(Output::inline(body.0))),
         }
     }
 }

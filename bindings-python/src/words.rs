@@ -9,14 +9,15 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
+use crate::argument::Argument;
 use crate::errors::Raise;
 
 /// An enum that is known by its words in Python.
 pub(crate) trait Word: Copy + PartialEq + 'static {
     /// The class in `libgateway.values`.
     const CLASS: &'static str;
-    /// What an argument of it is called, and what it may be.
-    const FIELD: (&'static str, &'static str);
+    /// What an argument of it may be.
+    const EXPECTED: &'static str;
     const ALL: &'static [(Self, &'static str)];
 
     /// Its members in Python, in the order of [`Word::ALL`].
@@ -44,23 +45,21 @@ pub(crate) trait Word: Copy + PartialEq + 'static {
 #[derive(Clone, Copy)]
 pub(crate) struct In<W>(pub(crate) W);
 
-impl<'py, W: Word> FromPyObject<'_, 'py> for In<W> {
-    type Error = PyErr;
-
-    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let text = value.cast::<PyString>()?;
-        let word = text.to_str()?;
-        let (field, expected) = W::FIELD;
+impl<'py, W: Word> Argument<'_, 'py> for In<W> {
+    #[inline]
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        let word = <&str>::take(value, name)?;
         let found = W::ALL.iter().find(|(_, own)| *own == word);
-        found.map(|(own, _)| Self(*own)).ok_or_else(|| InputError::Malformed { field, expected }.raise(value.py()))
+        let malformed = || InputError::Malformed { field: name, expected: W::EXPECTED }.raise(value.py());
+        found.map(|(own, _)| Self(*own)).ok_or_else(malformed)
     }
 }
 
 macro_rules! words {
-    ($($type:ty, $class:literal, $field:literal, $expected:literal, [$($value:expr => $word:literal),+ $(,)?];)+) => {
+    ($($type:ty, $class:literal, $expected:literal, [$($value:expr => $word:literal),+ $(,)?];)+) => {
         $(impl Word for $type {
             const CLASS: &'static str = $class;
-            const FIELD: (&'static str, &'static str) = ($field, $expected);
+            const EXPECTED: &'static str = $expected;
             const ALL: &'static [(Self, &'static str)] = &[$(($value, $word)),+];
 
             fn members() -> &'static PyOnceLock<Vec<Py<PyAny>>> {
@@ -115,44 +114,44 @@ impl FailureKind {
 }
 
 words! {
-    Priority, "Priority", "priority", "high, normal or low", [
+    Priority, "Priority", "high, normal or low", [
         Priority::Normal => "normal", Priority::High => "high", Priority::Low => "low",
     ];
-    Ordering, "Ordering", "ordering", "fair or fifo", [Ordering::Fair => "fair", Ordering::Fifo => "fifo"];
-    JobState, "JobState", "state", "queued, running, complete, error or cancelled", [
+    Ordering, "Ordering", "fair or fifo", [Ordering::Fair => "fair", Ordering::Fifo => "fifo"];
+    JobState, "JobState", "queued, running, complete, error or cancelled", [
         JobState::Queued => "queued", JobState::Running => "running", JobState::Complete => "complete",
         JobState::Error => "error", JobState::Cancelled => "cancelled",
     ];
-    Task, "Task", "task", "one of t2i, i2i, edit, t2v, i2v, complete, chat, infill, embed", [
+    Task, "Task", "one of t2i, i2i, edit, t2v, i2v, complete, chat, infill, embed", [
         Task::T2i => "t2i", Task::I2i => "i2i", Task::Edit => "edit", Task::T2v => "t2v", Task::I2v => "i2v",
         Task::Complete => "complete", Task::Chat => "chat", Task::Infill => "infill", Task::Embed => "embed",
     ];
-    BackendKind, "BackendKind", "kind", "nunchaku, torch, tensorrt, vllm, sglang or other", [
+    BackendKind, "BackendKind", "nunchaku, torch, tensorrt, vllm, sglang or other", [
         BackendKind::Nunchaku => "nunchaku", BackendKind::Torch => "torch", BackendKind::Tensorrt => "tensorrt",
         BackendKind::Vllm => "vllm", BackendKind::Sglang => "sglang", BackendKind::Other => "other",
     ];
-    FailureKind, "FailureKind", "kind", "timeout, connection, network, http, backend, rejected or lost", [
+    FailureKind, "FailureKind", "timeout, connection, network, http, backend, rejected or lost", [
         FailureKind::Timeout => "timeout", FailureKind::Connection => "connection", FailureKind::Network => "network",
         FailureKind::Http => "http", FailureKind::Backend => "backend", FailureKind::Rejected => "rejected",
         FailureKind::Lost => "lost",
     ];
-    CancelReason, "CancelReason", "reason", "requested, queue_timeout, start_timeout or total_timeout", [
+    CancelReason, "CancelReason", "requested, queue_timeout, start_timeout or total_timeout", [
         CancelReason::Requested => "requested", CancelReason::QueueTimeout => "queue_timeout",
         CancelReason::StartTimeout => "start_timeout", CancelReason::TotalTimeout => "total_timeout",
     ];
-    BreakerState, "BreakerState", "state", "closed, open or half_open", [
+    BreakerState, "BreakerState", "closed, open or half_open", [
         BreakerState::Closed => "closed", BreakerState::Open => "open", BreakerState::HalfOpen => "half_open",
     ];
-    ForcedState, "BreakerState", "state", "closed or open", [
+    ForcedState, "BreakerState", "closed or open", [
         ForcedState::Closed => "closed", ForcedState::Open => "open",
     ];
-    Payer, "Payer", "payer", "customer or house", [Payer::Customer => "customer", Payer::House => "house"];
-    EvictTo, "EvictTo", "to", "queue or error", [EvictTo::Queue => "queue", EvictTo::Error => "error"];
-    Excess, "Excess", "excess", "cap or refuse", [Excess::Cap => "cap", Excess::Refuse => "refuse"];
-    BillingOutcome, "BillingOutcome", "outcome", "ended, abandoned or swept", [
+    Payer, "Payer", "customer or house", [Payer::Customer => "customer", Payer::House => "house"];
+    EvictTo, "EvictTo", "queue or error", [EvictTo::Queue => "queue", EvictTo::Error => "error"];
+    Excess, "Excess", "cap or refuse", [Excess::Cap => "cap", Excess::Refuse => "refuse"];
+    BillingOutcome, "BillingOutcome", "ended, abandoned or swept", [
         BillingOutcome::Ended => "ended", BillingOutcome::Abandoned => "abandoned", BillingOutcome::Swept => "swept",
     ];
-    RateRule, "RateRule", "failure_rate_rule", "at_least or above", [
+    RateRule, "RateRule", "at_least or above", [
         RateRule::AtLeast => "at_least", RateRule::Above => "above",
     ];
 }

@@ -116,7 +116,7 @@ def test_refusals_say_why(client: httpx.Client) -> None:
     conflict = client.post("/v1/jobs", json={"customer": "acme", "route": ROUTE, "prompt": "two"}, headers=headers)
     assert (conflict.status_code, conflict.json()["error"]["code"]) == (409, "idempotency_conflict")
     assert client.get("/v1/jobs/j_00000000000000000000000000").status_code == 404
-    assert client.get("/v1/jobs/x").status_code == 422
+    assert client.get("/v1/jobs/x").status_code == 404
     statuses = [client.post("/v1/jobs", json={"customer": "flood", "route": ROUTE}) for _ in range(140)]
     denied = [response for response in statuses if response.status_code == 429]
     assert denied and denied[0].headers["retry-after"] == "1"

@@ -130,13 +130,13 @@ def test_a_datetime_of_any_zone_is_the_same_instant_and_one_without_is_refused()
     ],
 )
 def test_spans_are_seconds_or_timedeltas_to_the_nearest_nanosecond(span: Any, nanos: int) -> None:
-    assert Timeouts(run=span).run_ns == nanos
+    assert Failure("timeout", retry_after=span).retry_after_ns == nanos
 
 
 @pytest.mark.parametrize("span", [-1, -0.5, float("nan"), float("inf"), 2**64, timedelta(days=-1), Decimal(-1), "5"])
 def test_what_is_no_span_is_refused(span: Any) -> None:
     with pytest.raises((ValueError, OverflowError, TypeError)):
-        Timeouts(run=span)
+        Failure("timeout", retry_after=span)
 
 
 @given(st.integers(0, 10**15))

@@ -2,6 +2,7 @@
 costs. It opens no socket and starts no thread.
 
 >>> from decimal import Decimal
+>>> import libgateway
 >>> from libgateway import Backend, Gateway
 >>> gateway = Gateway(backends=[Backend("flux-1", kind="torch", modality="image", family="flux", slots=4)])
 >>> job = gateway.submit("acme", "image/flux/dev/t2i", b"a red fox")
@@ -13,7 +14,17 @@ costs. It opens no socket and starts no thread.
 ('complete', Decimal('0.05'))
 
 Conventions: instants are nanoseconds since the Unix epoch or aware ``datetime``; spans are seconds or ``timedelta``; every
-call takes ``now_ns`` and otherwise reads the system clock. Refusals are return values, misuse is an exception.
+call takes ``now_ns`` and otherwise reads the system clock. Refusals are return values, misuse is an exception: an argument
+that does not fit raises an ``InputError`` whose ``field`` is its name. A question about what is not there is answered by
+``None`` or ``False``. What counts as a number is said once, at ``libgateway.values.Number``.
+
+>>> gateway.job("no id at all") is None
+True
+>>> try:
+...     gateway.submit("acme", "image/flux/dev/t2i", estimate=-1)
+... except libgateway.InputError as error:
+...     error.field, isinstance(error, OverflowError)
+('estimate', True)
 """
 
 import os as _os
@@ -91,6 +102,7 @@ from .errors import (
     OverflowInputError,
     PoisonedError,
     PreemptedTooOftenError,
+    RangeInputError,
     RepeatedError,
     RouteNotServedError,
     SnapshotError,
@@ -111,6 +123,7 @@ from .errors import (
     UnknownLeaseError,
     UnknownRouteError,
     UsageExceedsElapsedError,
+    WrongTypeError,
 )
 from .gateway import Gateway, Settlements
 from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter, WindowLimiter
@@ -250,6 +263,7 @@ __all__ = [
     "PreemptedTooOftenError",
     "PriceBook",
     "Priority",
+    "RangeInputError",
     "RateHeaders",
     "RateLimit",
     "RateLimiter",
@@ -291,6 +305,7 @@ __all__ = [
     "WatchEvent",
     "WatchKind",
     "WindowLimiter",
+    "WrongTypeError",
     "__version__",
     "error_codes",
     "instant",

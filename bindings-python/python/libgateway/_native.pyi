@@ -28,6 +28,7 @@ from .values import (
     JobState,
     JobView,
     Moment,
+    Number,
     Outcome,
     RateHeaders,
     Seconds,
@@ -167,7 +168,7 @@ class Submit(_Value):
 @final
 class RateLimit(_Value):
     def __new__(
-        cls, *, per_second: int | None = None, amount: int | None = None, per: Seconds | None = None,
+        cls, *, per_second: Number | None = None, amount: int | None = None, per: Seconds | None = None,
         burst: int | None = None
     ) -> Self: ...
     @property
@@ -237,8 +238,8 @@ class PriceBook(_Value):
 @final
 class Backoff(_Value):
     def __new__(
-        cls, *, base: Seconds = 1, factor: float | None = None, factor_ppm: int | None = None, max: Seconds = 60,
-        retries: int = 3, jitter: float | None = None, jitter_ppm: int | None = None, total: Seconds | None = None,
+        cls, *, base: Seconds = 1, factor: Number | None = None, factor_ppm: int | None = None, max: Seconds = 60,
+        retries: int = 3, jitter: Number | None = None, jitter_ppm: int | None = None, total: Seconds | None = None,
         retry_after_max: Seconds = 900, seed: int = 0
     ) -> Self: ...
     def delay(self, attempt: int, *, key: int = 0, retry_after: Seconds | None = None) -> timedelta: ...
@@ -251,7 +252,7 @@ class Backoff(_Value):
 @final
 class BreakerConfig(_Value):
     def __new__(
-        cls, *, window: Seconds = 100, buckets: int = 10, failure_rate: float | None = None,
+        cls, *, window: Seconds = 100, buckets: int = 10, failure_rate: Number | None = None,
         failure_rate_ppm: int | None = None, failure_rate_rule: str = "at_least", calls_min: int = 10,
         consecutive_failures: int | None = 5, open_for: Seconds = 60, open_for_factor: int = 2,
         open_for_max: Seconds = 600, probes_to_close: int = 2, probe_timeout: Seconds | None = 120
@@ -276,7 +277,7 @@ class Answer:
 @disjoint_base
 class RateLimiter:
     def __new__(
-        cls, limit: RateLimit | None = None, *, per_second: int | None = None, amount: int | None = None,
+        cls, limit: RateLimit | None = None, *, per_second: Number | None = None, amount: int | None = None,
         per: Seconds | None = None, burst: int | None = None, now_ns: Moment | None = None
     ) -> Self: ...
     def try_acquire(self, cost: int = 1, *, now_ns: Moment | None = None) -> Answer: ...
@@ -291,7 +292,7 @@ class RateLimiter:
 @disjoint_base
 class KeyedRateLimiter:
     def __new__(
-        cls, limit: RateLimit | None = None, *, per_second: int | None = None, amount: int | None = None,
+        cls, limit: RateLimit | None = None, *, per_second: Number | None = None, amount: int | None = None,
         per: Seconds | None = None, burst: int | None = None, keys_max: int = 100000,
         overflow: RateLimit | None = None, known_for: Seconds = 600, seed: int | None = None,
         now_ns: Moment | None = None
@@ -389,7 +390,7 @@ class Histogram:
     def record_many(self, values: Iterable[int]) -> None: ...
     def merge(self, other: Histogram) -> None: ...
     def clear(self) -> None: ...
-    def quantile(self, quantile: float) -> int | None: ...
+    def quantile(self, quantile: Number) -> int | None: ...
     def quantile_ppm(self, ppm: int) -> int | None: ...
     def buckets(self) -> list[tuple[int, int]]: ...
     def to_json(self) -> str: ...
@@ -507,7 +508,7 @@ class Lease:
                device: str = "gpu", now_ns: Moment | None = None) -> JobId: ...
     def heartbeat(self, *, now_ns: Moment | None = None) -> int: ...
     def progress(
-        self, progress: float | None = None, *, ppm: int | None = None, now_ns: Moment | None = None
+        self, progress: Number | None = None, *, ppm: int | None = None, now_ns: Moment | None = None
     ) -> int: ...
     def __enter__(self) -> Self: ...
     def __exit__(

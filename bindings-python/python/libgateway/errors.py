@@ -9,6 +9,15 @@ of :class:`InputError` or :class:`FullError` may come out of any call.
 ... except libgateway.InputError as error:
 ...     error.number, error.code, error.field, error.message
 (206, 'malformed', 'route', 'route is malformed: expected modality/family/model/task')
+
+An argument that does not fit is an :class:`InputError` whose ``field`` is the argument's name. Where Python itself has a class
+for it, it is of that, too: :class:`WrongTypeError` is a ``TypeError``, :class:`OutOfRangeError` an ``OverflowError``.
+
+>>> try:
+...     libgateway.RateLimit(burst=-10)
+... except OverflowError as error:
+...     error.code, error.field, error.message
+('out_of_range', 'burst', 'burst is -10, allowed is 0 to 18446744073709551615')
 """
 
 from __future__ import annotations
@@ -159,14 +168,14 @@ class CharacterError(InputError):
     number, code = 203, "character"
 
 
-class OutOfRangeError(InputError):
+class OutOfRangeError(InputError, OverflowError):
     """A number is outside its range."""
 
     number, code = 204, "out_of_range"
 
 
-class OverflowInputError(InputError):
-    """A sum or product does not fit into 64 bits."""
+class OverflowInputError(InputError, OverflowError):
+    """A span, a sum or a product does not fit into 64 bits."""
 
     number, code = 205, "overflow"
 
@@ -175,6 +184,14 @@ class MalformedError(InputError):
     """A field does not have the form it must have."""
 
     number, code = 206, "malformed"
+
+
+class WrongTypeError(MalformedError, TypeError):
+    """An argument is not of the class that belongs there; ``field`` names it."""
+
+
+class RangeInputError(MalformedError, OverflowError):
+    """An instant, a span or a share is outside what it can be: before 1970, below 0, no number (NaN), more than all."""
 
 
 class ContradictionError(InputError):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from . import _native
 from ._native import JobId, Lease, Settlement
 from .aio import Events, Hub, Leases, Outcomes
+from .errors import MalformedError, UnknownJobError, WrongTypeError
 from .transaction import Transaction
 from .values import Batch, Outcome
 
@@ -182,11 +183,14 @@ class Gateway(_native.Gateway):
 
     async def result(self, job: JobId | str) -> Outcome:
         """Waits for the end of a job and returns how it ended. Raises ``UnknownJobError`` where it is not known (any more)."""
-        return await Outcomes(self, _job_id(job)).wait()
+        asked = _asked(job)
+        if asked is None:
+            raise UnknownJobError(f"job {str(job)[:64]!r} is not known", "job")
+        return await Outcomes(self, asked).wait()
 
     def watch(self, job: JobId | str) -> Events:
         """What happens to a job: its present state first, then only changes, always an end."""
-        return Events(self, _job_id(job))
+        return Events(self, _asked(job) or JobId())  # A new id is that of no job.
 
     async def changed(self) -> None:
         """Waits until something has changed that may help somebody."""
@@ -206,8 +210,16 @@ class Gateway(_native.Gateway):
         return Settlements(self, self._take_settlements(max, now_ns=now_ns), now_ns is not None)
 
 
-def _job_id(job: JobId | str) -> JobId:
-    return job if isinstance(job, JobId) else JobId(job)
+def _asked(job: JobId | str) -> JobId | None:
+    """The id in a question; ``None``: the text is no id, so no job has it."""
+    if isinstance(job, JobId):
+        return job
+    try:
+        return JobId(job)
+    except WrongTypeError:
+        raise
+    except MalformedError:
+        return None
 
 
 class LeaseBlock:
@@ -235,7 +247,7 @@ class LeaseBlock:
 
     async def __aenter__(self) -> Lease:
         if self._now_ns is not None:
-            raise TypeError("what waits, waits by the clock: give the gateway a clock instead of a now_ns")
+            raise WrongTypeError("what waits, waits by the clock: give the gateway a clock instead of a now_ns", "now_ns")
         self._lease = await self._gateway.leases(backend=self._backend, route=self._route).__anext__()
         return self._lease
 

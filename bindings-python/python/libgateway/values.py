@@ -10,14 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from fractions import Fraction
+from operator import index
 from typing import TypeAlias
 
 from ._native import JobId
+from .errors import RangeInputError, WrongTypeError
 
 Moment: TypeAlias = int | datetime
 """An instant: nanoseconds since the Unix epoch, or an aware ``datetime``."""
-Seconds: TypeAlias = timedelta | Decimal | float
-"""A span: a ``timedelta``, or a number of seconds."""
+Number: TypeAlias = float | Decimal | Fraction
+"""A number that may have a fraction: also an integer, a scalar of numpy, or anything with ``as_integer_ratio`` or
+``__float__``. A text is none, nor is what has a unit or a shape (``timedelta64``, an array). Where an integer is expected,
+whatever ``operator.index`` takes is one, ``True`` included, and nothing else: no ``float``, not even ``1.0``. It is the same
+in every call, but for prices, which are exact decimals."""
+Seconds: TypeAlias = timedelta | Number
+"""A span: a ``timedelta``, or a number of seconds, to the nearest nanosecond."""
 Body: TypeAlias = str | bytes | bytearray | memoryview
 """What a job is given, or an output: text is UTF-8, and a URL where an output is meant."""
 
@@ -28,8 +36,14 @@ def instant(ns: int) -> datetime:
     >>> instant(1_700_000_000_123_456_789)
     datetime.datetime(2023, 11, 14, 22, 13, 20, 123456, tzinfo=datetime.timezone.utc)
     """
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1_000)
+    try:
+        seconds, rest = divmod(index(ns), 1_000_000_000)
+        return datetime.fromtimestamp(seconds, timezone.utc).replace(microsecond=rest // 1_000)
+    except TypeError:
+        expected = f"an integer of nanoseconds since the Unix epoch, not {type(ns).__name__}"
+        raise WrongTypeError(f"ns is malformed: expected {expected}", "ns") from None
+    except (OverflowError, OSError, ValueError):
+        raise RangeInputError("ns is malformed: expected an instant that a datetime can be", "ns") from None
 
 
 def _maybe(ns: int | None) -> datetime | None:

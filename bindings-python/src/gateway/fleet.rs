@@ -12,6 +12,7 @@ use crate::spec::{PyBackend, RouteArg};
 use crate::values::{ToPy, list};
 use crate::words::In;
 
+#[crate::argument::named]
 #[pymethods]
 impl PyGateway {
     /// Adds a backend, or changes the one of that name: its leases, breaker and warmth stay, a drain ends.

@@ -3,21 +3,22 @@
 use std::borrow::Cow;
 
 use libgateway::{AfterFailure, Dispatch, Lease, LeaseId, Priority, Submit, Timestamp};
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyInt, PyList};
+use pyo3::types::{PyList, PySequence};
 
 use super::PyGateway;
 use super::lease::{PyLease, PySettled, give_back};
-use crate::convert::{Body, GpuSeconds, Moment, NotBefore};
-use crate::errors::{OrRaise, Raise};
-use crate::ids::{JobArg, PyJobId, fresh};
+use crate::argument::{Argument, integer};
+use crate::convert::{Body, GpuSeconds, Moment};
+use crate::errors::{OrRaise, Raise, wrong_type};
+use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
 use crate::policy::PyTimeouts;
 use crate::spec::{PyFailure, PySubmit, PyUsage, RouteArg, failure_of, usage_of};
 use crate::store::OutputArg;
 use crate::values::ToPy;
 use crate::words::{FailureKind, In};
 
+#[crate::argument::named]
 #[pymethods]
 impl PyGateway {
     /// Takes a job in. Returns its id, or that of the job its idempotency key stands for already. With ``not_before_ns`` it
@@ -36,7 +37,7 @@ impl PyGateway {
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
-        not_before_ns: Option<NotBefore>,
+        not_before_ns: Option<Moment>,
         id: Option<JobArg>,
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
@@ -165,13 +166,16 @@ impl PyGateway {
         let py = slf.py();
         let mut taken = Vec::with_capacity(results.len());
         for result in &results {
-            let usage = match result.len()? {
-                2 => libgateway::Usage::unmeasured(),
-                _ => result.get_item(2)?.cast::<PyUsage>()?.get().0.clone(),
+            let parts = result.cast::<PySequence>().ok().and_then(|parts| Some((parts, parts.len().ok()?)));
+            let Some((parts, len @ 2..=3)) = parts else {
+                return Err(wrong_type(result, "results", "(lease, output) or (lease, output, usage) for each"));
             };
-            let (lease, output): (LeaseArg, OutputArg) =
-                (result.get_item(0)?.extract()?, result.get_item(1)?.extract()?);
-            taken.push((lease.0, output.0, usage));
+            let usage = match len {
+                2 => libgateway::Usage::unmeasured(),
+                _ => <&Bound<'_, PyUsage>>::take(&parts.get_item(2)?, "results")?.get().0.clone(),
+            };
+            let lease = LeaseArg::take(&parts.get_item(0)?, "results")?;
+            taken.push((lease.0, OutputArg::take(&parts.get_item(1)?, "results")?.0, usage));
         }
         let settled = Self::command(slf, now_ns, |gateway, now| {
             taken
@@ -209,7 +213,7 @@ impl PyGateway {
         let failure = match failure.cast::<PyFailure>() {
             Ok(failure) => failure.get().0.clone(),
             Err(_) => {
-                let kind: In<FailureKind> = failure.extract()?;
+                let kind = In::<FailureKind>::take(failure, "failure")?;
                 failure_of(py, kind, message, status, retry_after, retriable)?
             }
         };
@@ -226,7 +230,7 @@ impl PyGateway {
     fn release(
         slf: &Bound<'_, Self>,
         lease: LeaseArg,
-        not_before_ns: Option<NotBefore>,
+        not_before_ns: Option<Moment>,
         usage: Option<&Bound<'_, PyUsage>>,
         gpu_seconds: Option<GpuSeconds>,
         gpu_ns: Option<u64>,
@@ -313,13 +317,13 @@ impl PyGateway {
     }
 
     /// How many jobs of its route stand before a waiting job; ``None`` when it does not wait.
-    fn position(&self, py: Python<'_>, job: JobArg) -> PyResult<Option<u32>> {
-        self.core.with(py, |gateway| gateway.position(job.0))
+    fn position(&self, py: Python<'_>, job: JobAsked) -> PyResult<Option<u32>> {
+        self.core.with(py, |gateway| gateway.position(job.0?))
     }
 
     /// The positions of many jobs at one instant.
-    fn positions(&self, py: Python<'_>, jobs: Vec<JobArg>) -> PyResult<Vec<Option<u32>>> {
-        self.core.with(py, |gateway| jobs.iter().map(|job| gateway.position(job.0)).collect())
+    fn positions(&self, py: Python<'_>, jobs: Vec<JobAsked>) -> PyResult<Vec<Option<u32>>> {
+        self.core.with(py, |gateway| jobs.iter().map(|job| gateway.position(job.0?)).collect())
     }
 }
 
@@ -333,18 +337,16 @@ impl PyGateway {
 #[derive(Clone, Copy)]
 pub(crate) struct LeaseArg(pub(crate) LeaseId);
 
-impl<'py> FromPyObject<'_, 'py> for LeaseArg {
-    type Error = PyErr;
-
+impl<'py> Argument<'_, 'py> for LeaseArg {
     #[inline]
-    fn extract(value: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
         if let Ok(lease) = value.cast::<PyLease>() {
             return Ok(Self(lease.get().id()));
         }
-        if value.cast::<PyInt>().is_ok() {
-            return Ok(Self(LeaseId::from_u64(value.extract()?)));
+        match integer::<u64>(value, name, "a Lease or its number")? {
+            Ok(number) => Ok(Self(LeaseId::from_u64(number))),
+            Err(number) => u64::take(&number, name).map(|number| Self(LeaseId::from_u64(number))),
         }
-        Err(PyTypeError::new_err("expected a Lease or its number"))
     }
 }
 

@@ -11,9 +11,11 @@ use pyo3::types::{PyBytes, PyType};
 
 use super::PyGateway;
 use super::jobs::retry_at;
-use crate::convert::{GpuSeconds, Moment, NotBefore, Seconds, decimal};
+use crate::argument::Argument;
+use crate::convert::{GpuSeconds, Moment, Seconds, decimal};
 use crate::errors::{OrRaise, Own, Raise, own};
 use crate::ids::PyJobId;
+use crate::policy::ppm_of;
 use crate::spec::{PyFailure, PyUsage, failure_of, usage_of};
 use crate::store::OutputArg;
 use crate::words::{FailureKind, In, Word};
@@ -38,6 +40,7 @@ pub(crate) struct PyLease {
     ended: AtomicBool,
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PyLease {
     /// Its number: what every word about it carries.
@@ -152,7 +155,7 @@ impl PyLease {
         let failure = match failure.cast::<PyFailure>() {
             Ok(failure) => failure.get().0.clone(),
             Err(_) => {
-                let kind: In<FailureKind> = failure.extract()?;
+                let kind = In::<FailureKind>::take(failure, "failure")?;
                 failure_of(py, kind, message, status, retry_after, retriable)?
             }
         };
@@ -179,7 +182,7 @@ impl PyLease {
     fn release(
         &self,
         py: Python<'_>,
-        not_before_ns: Option<NotBefore>,
+        not_before_ns: Option<Moment>,
         usage: Option<&Bound<'_, PyUsage>>,
         gpu_seconds: Option<GpuSeconds>,
         gpu_ns: Option<u64>,
@@ -226,7 +229,7 @@ impl PyLease {
         ppm: Option<u32>,
         now_ns: Option<Moment>,
     ) -> PyResult<u64> {
-        let ppm = crate::policy::ppm_of(py, "progress", progress, ppm)?.unwrap_or(0);
+        let ppm = ppm_of(py, "progress", 0..=1, progress, ppm)?.unwrap_or(0);
         let id = self.lease.id;
         let deadline = self.say(py, now_ns, |core, now| core.progress(now, id, ppm))?;
         Ok(deadline.or_raise(py)?.as_nanos())
@@ -327,7 +330,7 @@ pub(super) fn give_back(
     core: &mut Gateway,
     now: Timestamp,
     lease: LeaseId,
-    not_before: Option<NotBefore>,
+    not_before: Option<Moment>,
     usage: Usage<'_>,
 ) -> Result<JobId, LeaseError> {
     match not_before {
@@ -368,6 +371,7 @@ fn message_of(exception: &Bound<'_, PyAny>) -> PyResult<String> {
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct PySettled(pub(crate) Settled);
 
+#[crate::argument::named]
 #[pymethods]
 impl PySettled {
     /// The job.

@@ -21,8 +21,9 @@ pub(crate) use self::lease::{PyLease, PySettled};
 pub(crate) use self::settlement::PySettlement;
 pub(crate) use self::steps::PySteps;
 pub(crate) use self::views::{PyBackendView, PyWatch};
+use crate::argument::Argument;
 use crate::convert::{GpuSeconds, Moment, Seconds, system_now};
-use crate::errors::{OrRaise, Raise};
+use crate::errors::{OrRaise, Raise, wrong_type};
 use crate::guard::Guarded;
 use crate::ids::{JobArg, fresh};
 use crate::policy::{PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyTimeouts};
@@ -40,6 +41,7 @@ pub(crate) struct PyGateway {
     clock: Option<Py<PyAny>>,
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PyGateway {
     #[new]
@@ -66,10 +68,10 @@ impl PyGateway {
                         events_max=16384, settle_within=60, clock_jump_max=3600, due_max=1024, steps_max=64, config=None, \
                         snapshot=None, replica=None, entropy=None, clock=None, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
-    fn new(
-        py: Python<'_>,
-        backends: Option<&Bound<'_, PyAny>>,
-        customers: Option<&Bound<'_, pyo3::types::PyDict>>,
+    fn new<'py>(
+        py: Python<'py>,
+        backends: Option<&Bound<'py, PyAny>>,
+        customers: Option<&Bound<'py, pyo3::types::PyDict>>,
         prices: Option<&Bound<'_, PyPriceBook>>,
         seed: Option<u64>,
         ordering: In<Ordering>,
@@ -111,6 +113,9 @@ impl PyGateway {
         clock: Option<Py<PyAny>>,
         now_ns: Option<Moment>,
     ) -> PyResult<Self> {
+        if let Some(clock) = clock.as_ref().map(|clock| clock.bind(py)).filter(|clock| !clock.is_callable()) {
+            return Err(wrong_type(clock, "clock", "a function that returns an instant"));
+        }
         let now = read(py, clock.as_ref(), now_ns)?;
         if let Some(bytes) = replica {
             return Ok(Self::around(Gateway::replica(bytes).or_raise(py)?, clock));
@@ -166,13 +171,14 @@ impl PyGateway {
         if let Some(entropy) = entropy {
             gateway.begin_epoch(now, entropy);
         }
-        for backend in backends.map(|all| all.try_iter()).transpose()?.into_iter().flatten() {
-            let backend = backend?.cast::<PyBackend>()?.get().0.clone();
+        let each = |all: &Bound<'py, PyAny>| all.try_iter().map_err(|_| wrong_type(all, "backends", "Backends"));
+        for backend in backends.map(each).transpose()?.into_iter().flatten() {
+            let backend = <&Bound<'py, PyBackend>>::take(&backend?, "backends")?.get().0.clone();
             gateway.put_backend(now, backend).or_raise(py)?;
         }
         for (name, policy) in customers.into_iter().flatten() {
-            let policy = policy.cast::<PyCustomerPolicy>()?.get().0.clone();
-            gateway.put_customer(now, name.extract()?, policy).or_raise(py)?;
+            let policy = <&Bound<'py, PyCustomerPolicy>>::take(&policy, "customers")?.get().0.clone();
+            gateway.put_customer(now, <&str>::take(&name, "customers")?, policy).or_raise(py)?;
         }
         if let Some(prices) = prices {
             gateway.put_prices(now, prices.get().0.clone()).or_raise(py)?;
@@ -417,6 +423,7 @@ pub(crate) struct PySlices {
     slices: Mutex<Slices>,
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PySlices {
     fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
@@ -445,7 +452,7 @@ fn read(py: Python<'_>, clock: Option<&Py<PyAny>>, now: Option<Moment>) -> PyRes
     match (now, clock) {
         (Some(now), _) => Ok(now.0),
         (None, None) => Ok(system_now()),
-        (None, Some(clock)) => Ok(clock.bind(py).call0()?.extract::<Moment>()?.0),
+        (None, Some(clock)) => Ok(Moment::take(&clock.bind(py).call0()?, "clock")?.0),
     }
 }
 

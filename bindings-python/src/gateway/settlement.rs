@@ -20,6 +20,7 @@ pub(crate) struct PySettlement(pub(crate) Settlement);
 
 value!(PySettlement, Settlement);
 
+#[crate::argument::named]
 #[pymethods]
 impl PySettlement {
     /// The life of the gateway that its number belongs to: in which the job ended, in a correction in which it was told.

@@ -12,7 +12,7 @@ use pyo3::types::PyList;
 use super::PyGateway;
 use super::jobs::{LeaseArg, retry_at};
 use super::lease::{PyLease, PySettled};
-use crate::convert::{Body, GpuSeconds, Moment, NotBefore};
+use crate::convert::{Body, GpuSeconds, Moment};
 use crate::errors::of_reply;
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::PyTimeouts;
@@ -33,6 +33,7 @@ enum Item {
     FirstOf(Vec<Leaf<'static>>),
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PySteps {
     #[new]
@@ -55,7 +56,7 @@ impl PySteps {
         affinity: Option<&str>,
         idempotency_key: Option<&str>,
         timeouts: Option<&Bound<'_, PyTimeouts>>,
-        not_before_ns: Option<NotBefore>,
+        not_before_ns: Option<Moment>,
         id: Option<JobArg>,
     ) -> PyResult<()> {
         let id = id.map_or_else(|| fresh(py), |id| Ok(id.0))?;
@@ -126,7 +127,7 @@ impl PySteps {
         &self,
         py: Python<'_>,
         lease: LeaseArg,
-        not_before_ns: Option<NotBefore>,
+        not_before_ns: Option<Moment>,
         usage: Option<&Bound<'_, PyUsage>>,
     ) -> PyResult<()> {
         let not_before = not_before_ns.map(|at| at.0);
@@ -193,6 +194,7 @@ impl PySteps {
     }
 }
 
+#[crate::argument::named]
 #[pymethods]
 impl PyGateway {
     /// Does all steps or none, and returns the answer to each in a list; with ``first`` the first that can be done now, and

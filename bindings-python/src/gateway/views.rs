@@ -7,15 +7,16 @@ use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
 
 use super::PyGateway;
-use crate::ids::{JobArg, PyJobId};
+use crate::ids::{JobArg, JobAsked, PyJobId};
 use crate::spec::PyBackend;
 use crate::values::{ToPy, list};
 
+#[crate::argument::named]
 #[pymethods]
 impl PyGateway {
     /// A job as it stands, a ``JobView``; ``None``: no job of that id is known (any more).
-    fn job<'py>(&self, py: Python<'py>, job: JobArg) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let found = self.core.with(py, |gateway| gateway.job(job.0))?;
+    fn job<'py>(&self, py: Python<'py>, job: JobAsked) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.core.with(py, |gateway| gateway.job(job.0?))?;
         found.map(|found| found.to_py(py)).transpose()
     }
 
@@ -25,8 +26,8 @@ impl PyGateway {
     }
 
     /// Why a job waits, a ``WaitReason``; ``None`` when it does not.
-    fn explain<'py>(&self, py: Python<'py>, job: JobArg) -> PyResult<Option<Bound<'py, PyAny>>> {
-        let found = self.core.with(py, |gateway| gateway.explain(job.0))?;
+    fn explain<'py>(&self, py: Python<'py>, job: JobAsked) -> PyResult<Option<Bound<'py, PyAny>>> {
+        let found = self.core.with(py, |gateway| gateway.explain(job.0?))?;
         found.map(|found| found.to_py(py)).transpose()
     }
 
@@ -129,6 +130,7 @@ pub(crate) struct PyWatch(Mutex<Watch>);
 #[pyclass(module = "libgateway", name = "BackendView", frozen)]
 pub(crate) struct PyBackendView(BackendView);
 
+#[crate::argument::named]
 #[pymethods]
 impl PyBackendView {
     /// What was said of it, a ``Backend``.
