@@ -1,6 +1,6 @@
 //! The billing collector by itself.
 
-use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, Excess, OutboxConfig, Span, Timestamp};
+use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, Excess, OutboxConfig, Timestamp};
 use pyo3::prelude::*;
 
 use crate::argument::Argument;
@@ -36,9 +36,12 @@ pub(crate) struct PyBillingCollector(Guarded<BillingCollector>);
 #[pymethods]
 impl PyBillingCollector {
     #[new]
-    #[pyo3(signature = (prices, *, starts_max=100_000, start_age_max=Seconds(Span::from_secs(3_600)), outbox_max=1_000_000,
-                        hold=Seconds(Span::from_secs(60)), tolerance_ppm=10_000, slack=Seconds(Span::from_millis(100)),
-                        excess=In(Excess::Cap), seed=0),
+    #[pyo3(signature = (prices, *, starts_max=BillingCollectorConfig::default().starts_max,
+                        start_age_max=Seconds(BillingCollectorConfig::default().start_age_max),
+                        outbox_max=OutboxConfig::default().outbox_max, hold=Seconds(OutboxConfig::default().hold),
+                        tolerance_ppm=BillingCollectorConfig::default().tolerance_ppm,
+                        slack=Seconds(BillingCollectorConfig::default().slack),
+                        excess=In(BillingCollectorConfig::default().excess), seed=BillingCollectorConfig::default().seed),
         text_signature = "(prices, *, starts_max=100000, start_age_max=3600, outbox_max=1000000, hold=60, \
                         tolerance_ppm=10000, slack=0.1, excess='cap', seed=0)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]

@@ -56,12 +56,26 @@ mod _native {
     #[pymodule_export]
     use crate::store::PyJobStore;
     #[pymodule_export]
-    use crate::nothing;
+    use crate::{defaults, nothing};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
+}
+
+/// The core's default configuration of each part that keeps none, for the test that nothing repeats them wrongly.
+#[pyfunction]
+#[pyo3(name = "_defaults")]
+fn defaults() -> PyResult<String> {
+    use libgateway::{BillingCollectorConfig, FairQueueConfig, JobStoreConfig, KeyedRateLimiterConfig};
+    let all = (
+        BillingCollectorConfig::default(),
+        FairQueueConfig::default(),
+        JobStoreConfig::default(),
+        KeyedRateLimiterConfig::default(),
+    );
+    serde_json::to_string(&all).map_err(|error| pyo3::exceptions::PyRuntimeError::new_err(error.to_string()))
 }
 
 /// Does nothing: what a call costs by itself, for the benchmark.

@@ -200,8 +200,8 @@ pub(crate) struct PyKeyedRateLimiter(Guarded<KeyedRateLimiter<String>>);
 #[pymethods]
 impl PyKeyedRateLimiter {
     #[new]
-    #[pyo3(signature = (limit=None, *, per_second=None, amount=None, per=None, burst=None, keys_max=100_000, overflow=None,
-                        known_for=Seconds(Span::from_secs(600)), seed=None, now_ns=None),
+    #[pyo3(signature = (limit=None, *, per_second=None, amount=None, per=None, burst=None, keys_max=KeyedRateLimiterConfig::default().keys_max, overflow=None,
+                        known_for=Seconds(KeyedRateLimiterConfig::default().known_for), seed=None, now_ns=None),
         text_signature = "(limit=None, *, per_second=None, amount=None, per=None, burst=None, keys_max=100000, \
                         overflow=None, known_for=600, seed=None, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]

@@ -60,7 +60,8 @@ static QUEUES: AtomicU64 = AtomicU64::new(0);
 #[pymethods]
 impl PyFairQueue {
     #[new]
-    #[pyo3(signature = (*, ordering=In(Ordering::Fair), items_max=1_000_000, customers_max=100_000, seed=0),
+    #[pyo3(signature = (*, ordering=In(FairQueueConfig::default().ordering), items_max=FairQueueConfig::default().items_max,
+                        customers_max=FairQueueConfig::default().customers_max, seed=FairQueueConfig::default().seed),
         text_signature = "(*, ordering='fair', items_max=1000000, customers_max=100000, seed=0)")]
     fn new(py: Python<'_>, ordering: In<Ordering>, items_max: u32, customers_max: u32, seed: u64) -> PyResult<Self> {
         let config = FairQueueConfig::default().ordering(ordering.0).items_max(items_max);

@@ -1,7 +1,7 @@
 //! The job store by itself.
 
 use libgateway::error::InputError;
-use libgateway::{JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Output, Span, Timestamp};
+use libgateway::{JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Output, Timestamp};
 use pyo3::prelude::*;
 
 use crate::argument::Argument;
@@ -38,10 +38,16 @@ pub(crate) struct PyJobStore(Guarded<JobStore>);
 #[pymethods]
 impl PyJobStore {
     #[new]
-    #[pyo3(signature = (*, jobs_max=1_000_000, retain_for=Seconds(Span::from_secs(3_600)), retained_max=100_000,
-                        retained_bytes_max=1_073_741_824, idempotency_for=Seconds(Span::from_secs(86_400)),
-                        idempotency_keys_max=1_000_000, idempotency_free_failed=false,
-                        idempotency_free_cancelled=false, payload_len_max=10_485_760, timeouts=None, seed=0, now_ns=None),
+    #[pyo3(signature = (*, jobs_max=JobStoreConfig::default().jobs_max,
+                        retain_for=Seconds(JobStoreConfig::default().retain_for),
+                        retained_max=JobStoreConfig::default().retained_max,
+                        retained_bytes_max=JobStoreConfig::default().retained_bytes_max,
+                        idempotency_for=Seconds(JobStoreConfig::default().idempotency_for),
+                        idempotency_keys_max=JobStoreConfig::default().idempotency_keys_max,
+                        idempotency_free_failed=JobStoreConfig::default().idempotency_free_failed,
+                        idempotency_free_cancelled=JobStoreConfig::default().idempotency_free_cancelled,
+                        payload_len_max=JobStoreConfig::default().payload_len_max,
+                        timeouts=None, seed=JobStoreConfig::default().seed, now_ns=None),
         text_signature = "(*, jobs_max=1000000, retain_for=3600, retained_max=100000, retained_bytes_max=1073741824, \
                         idempotency_for=86400, idempotency_keys_max=1000000, idempotency_free_failed=False, \
                         idempotency_free_cancelled=False, payload_len_max=10485760, \
