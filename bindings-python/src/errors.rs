@@ -122,7 +122,7 @@ pub(crate) mod outside {
 
 /// An exception of a class that shares its number with the one it derives from.
 #[cold]
-fn own_class(py: Python<'_>, class: &str, message: &str, field: &str) -> PyErr {
+pub(crate) fn own_class(py: Python<'_>, class: &str, message: &str, field: &str) -> PyErr {
     let made = py.import("libgateway.errors").and_then(|module| module.getattr(class)?.call1((message, field)));
     made.map_or_else(|error| error, PyErr::from_value)
 }

@@ -1,7 +1,7 @@
 //! The lock round each machine, and the check that it still is in the process that made it.
 
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard};
 
 use libgateway::error::Poisoned;
 use pyo3::prelude::*;
@@ -21,6 +21,22 @@ pub(crate) struct Guarded<T> {
     born: u32,
 }
 
+/// Why something cannot be worked on.
+#[derive(Clone, Copy)]
+pub(crate) enum Unusable {
+    Forked,
+    Poisoned,
+}
+
+impl Unusable {
+    pub(crate) fn raise(self, py: Python<'_>) -> PyErr {
+        match self {
+            Self::Forked => own(py, Own::Forked),
+            Self::Poisoned => Poisoned.raise(py),
+        }
+    }
+}
+
 impl<T: Send> Guarded<T> {
     pub(crate) fn new(value: T) -> Self {
         Self { value: Mutex::new(value), born: FORKS.load(Ordering::Relaxed) }
@@ -33,13 +49,24 @@ impl<T: Send> Guarded<T> {
     /// `PoisonedError` after a panic under the lock.
     #[inline]
     pub(crate) fn with<R: Send>(&self, py: Python<'_>, body: impl Send + FnOnce(&mut T) -> R) -> PyResult<R> {
-        if self.born != FORKS.load(Ordering::Relaxed) {
-            return Err(own(py, Own::Forked));
-        }
-        match self.value.lock_py_attached(py) {
+        match self.hold(py) {
             Ok(mut value) => Ok(body(&mut value)),
-            Err(_) => Err(Poisoned.raise(py)),
+            Err(unusable) => Err(unusable.raise(py)),
         }
+    }
+
+    /// The lock itself, for who needs several at once: they are taken in the order of [`Guarded::place`], and nothing of
+    /// Python may happen until all are given back. What is wrong is therefore data, to be raised then.
+    pub(crate) fn hold(&self, py: Python<'_>) -> Result<MutexGuard<'_, T>, Unusable> {
+        if self.born != FORKS.load(Ordering::Relaxed) {
+            return Err(Unusable::Forked);
+        }
+        self.value.lock_py_attached(py).map_err(|_| Unusable::Poisoned)
+    }
+
+    /// Where it stands in the order of all locks.
+    pub(crate) fn place(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     /// Runs `body` if nobody else is at it, for the garbage collector, which must neither wait nor fail.

@@ -13,6 +13,7 @@ mod gateway;
 mod guard;
 mod histogram;
 mod ids;
+mod joint;
 mod limiter;
 mod number;
 mod policy;
@@ -44,10 +45,13 @@ mod _native {
     #[pymodule_export]
     use crate::ids::PyJobId;
     #[pymodule_export]
+    use crate::joint::PyCombinedLimiter;
+    #[pymodule_export]
     use crate::limiter::{PyAnswer, PyKeyedRateLimiter, PyRateLimiter, PyWindowLimiter};
     #[pymodule_export]
     use crate::policy::{
         PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyRateLimit, PyTimeouts,
+        PyWindowLimit,
     };
     #[pymodule_export]
     use crate::queue::{PyFairQueue, PyTicket};

@@ -1,16 +1,13 @@
 //! Token buckets: one, and one for each key.
 
-use libgateway::{
-    Acquire, KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, RateLimiter, Span, Timestamp, WindowLimit,
-    WindowLimiter,
-};
+use libgateway::{KeyedAcquire, KeyedRateLimiter, KeyedRateLimiterConfig, RateLimiter, Span, Timestamp, WindowLimiter};
 use pyo3::prelude::*;
 
 use crate::convert::{Moment, Seconds, or_now};
 use crate::errors::OrRaise;
 use crate::guard::Guarded;
 use crate::number::PerSecond;
-use crate::policy::{PyRateLimit, limit_of};
+use crate::policy::{PyRateLimit, PyWindowLimit, WindowArg, limit_of, window_of};
 use crate::values::ToPy;
 
 /// Whether tokens were taken: true if they were.
@@ -22,6 +19,9 @@ use crate::values::ToPy;
 /// >>> answer = limiter.try_acquire(now_ns=0)
 /// >>> bool(answer), answer.until_ns, answer.retry_after
 /// (False, 100000000, 1)
+/// >>> limiter = RateLimiter(per_second=10, burst=8, now_ns=0)
+/// >>> limiter.try_acquire(5, now_ns=0).remaining, limiter.try_acquire(5, now_ns=0).remaining
+/// (3, 3)
 #[pyclass(module = "libgateway", name = "Answer", frozen, eq, hash)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PyAnswer {
@@ -40,17 +40,51 @@ enum Kind {
     Shared,
 }
 
+impl Kind {
+    /// Of answers that are given together the weightiest stands: never, not yet, allowed.
+    fn weight(self) -> u8 {
+        match self {
+            Self::Allow => 0,
+            Self::Shared => 1,
+            Self::Deny | Self::Full => 2,
+            Self::Never => 3,
+        }
+    }
+}
+
 impl PyAnswer {
+    /// An answer of an instant. `left` says how many tokens there are where none were taken.
     #[inline]
-    fn of(answer: KeyedAcquire, now: Timestamp) -> Self {
+    pub(crate) fn of(answer: KeyedAcquire, now: Timestamp, left: impl FnOnce() -> u64) -> Self {
         let (kind, remaining, until) = match answer {
             KeyedAcquire::Allow { remaining } => (Kind::Allow, remaining, now),
             KeyedAcquire::Shared { remaining } => (Kind::Shared, remaining, now),
-            KeyedAcquire::Deny { until } => (Kind::Deny, 0, until),
-            KeyedAcquire::Never => (Kind::Never, 0, Timestamp::MAX),
+            KeyedAcquire::Deny { until } => (Kind::Deny, left(), until),
+            KeyedAcquire::Never => (Kind::Never, left(), Timestamp::MAX),
             KeyedAcquire::Full { until } => (Kind::Full, 0, until),
         };
         Self { kind, remaining, until, now }
+    }
+
+    /// Both together: what must wait longer decides, and there is as much as of the scarcer one.
+    pub(crate) fn and(self, other: Self) -> Self {
+        let first = (other.kind.weight(), other.until) > (self.kind.weight(), self.until);
+        let decides = if first { other } else { self };
+        Self { remaining: self.remaining.min(other.remaining), ..decides }
+    }
+
+    /// Of no tokens at all, which are always there.
+    pub(crate) fn nothing(now: Timestamp) -> Self {
+        Self { kind: Kind::Allow, remaining: 0, until: now, now }
+    }
+
+    /// The same answer with so many tokens left.
+    pub(crate) fn leaving(self, remaining: u64) -> Self {
+        Self { remaining, ..self }
+    }
+
+    pub(crate) fn allowed(&self) -> bool {
+        matches!(self.kind, Kind::Allow | Kind::Shared)
     }
 
     fn wait(&self) -> Option<Span> {
@@ -63,7 +97,7 @@ impl PyAnswer {
 #[pymethods]
 impl PyAnswer {
     fn __bool__(&self) -> bool {
-        matches!(self.kind, Kind::Allow | Kind::Shared)
+        self.allowed()
     }
 
     /// ``allow``, ``deny`` (not yet), ``never`` (the cost is above the burst); and of a new key that a keyed limiter has no
@@ -79,7 +113,8 @@ impl PyAnswer {
         }
     }
 
-    /// Whole tokens left; 0 where none were taken.
+    /// Whole tokens left: after what was taken, or as they are where nothing was. Of a new key that there is no room for
+    /// they are those of the bucket that such keys share, and 0 where that denies.
     #[getter]
     fn remaining(&self) -> u64 {
         self.remaining
@@ -114,7 +149,7 @@ impl PyAnswer {
 
 /// One token bucket. It starts full.
 #[pyclass(module = "libgateway._native", name = "RateLimiter", frozen, subclass)]
-pub(crate) struct PyRateLimiter(Guarded<RateLimiter>);
+pub(crate) struct PyRateLimiter(pub(crate) Guarded<RateLimiter>);
 
 #[crate::argument::named]
 #[pymethods]
@@ -138,16 +173,20 @@ impl PyRateLimiter {
     #[pyo3(signature = (cost=1, *, now_ns=None))]
     fn try_acquire(&self, py: Python<'_>, cost: u64, now_ns: Option<Moment>) -> PyResult<PyAnswer> {
         let now = or_now(now_ns);
-        let answer = self.0.with(py, |limiter| limiter.try_acquire(cost, now))?;
-        Ok(PyAnswer::of(keyed(answer), now))
+        self.0.with(py, |limiter| {
+            let answer = limiter.try_acquire(cost, now);
+            PyAnswer::of(answer.into(), now, || limiter.available(now))
+        })
     }
 
     /// What ``try_acquire`` would answer.
     #[pyo3(signature = (cost=1, *, now_ns=None))]
     fn peek(&self, py: Python<'_>, cost: u64, now_ns: Option<Moment>) -> PyResult<PyAnswer> {
         let now = or_now(now_ns);
-        let answer = self.0.with(py, |limiter| limiter.peek(cost, now))?;
-        Ok(PyAnswer::of(keyed(answer), now))
+        self.0.with(py, |limiter| {
+            let answer = limiter.peek(cost, now);
+            PyAnswer::of(answer.into(), now, || limiter.available(now))
+        })
     }
 
     /// Gives ``cost`` tokens back, up to the burst.
@@ -194,7 +233,7 @@ impl PyRateLimiter {
 /// While there is no room for a new key, new keys share one bucket: of the limit ``overflow``, or of that of a hundredth of
 /// ``keys_max`` keys. A key that has called again keeps its room for ``known_for`` after its last call, up to half of all do.
 #[pyclass(module = "libgateway._native", name = "KeyedRateLimiter", frozen, subclass)]
-pub(crate) struct PyKeyedRateLimiter(Guarded<KeyedRateLimiter<String>>);
+pub(crate) struct PyKeyedRateLimiter(pub(crate) Guarded<KeyedRateLimiter<String>>);
 
 #[crate::argument::named]
 #[pymethods]
@@ -231,7 +270,10 @@ impl PyKeyedRateLimiter {
     #[pyo3(signature = (key, cost=1, *, now_ns=None))]
     fn try_acquire(&self, py: Python<'_>, key: &str, cost: u64, now_ns: Option<Moment>) -> PyResult<PyAnswer> {
         let now = or_now(now_ns);
-        Ok(PyAnswer::of(self.0.with(py, |limiter| limiter.try_acquire(key, cost, now))?, now))
+        self.0.with(py, |limiter| {
+            let answer = limiter.try_acquire(key, cost, now);
+            PyAnswer::of(answer, now, || limiter.available(key, now))
+        })
     }
 
     /// Takes ``cost`` tokens of each key, one after the other, and answers in a list.
@@ -244,17 +286,23 @@ impl PyKeyedRateLimiter {
         now_ns: Option<Moment>,
     ) -> PyResult<Vec<PyAnswer>> {
         let now = or_now(now_ns);
-        let answers = self.0.with(py, |limiter| {
-            keys.iter().map(|key| limiter.try_acquire(key.as_str(), cost, now)).collect::<Vec<_>>()
-        })?;
-        Ok(answers.into_iter().map(|answer| PyAnswer::of(answer, now)).collect())
+        self.0.with(py, |limiter| {
+            let take = |key: &String| {
+                let answer = limiter.try_acquire(key.as_str(), cost, now);
+                PyAnswer::of(answer, now, || limiter.available(key.as_str(), now))
+            };
+            keys.iter().map(take).collect()
+        })
     }
 
     /// What ``try_acquire`` would answer.
     #[pyo3(signature = (key, cost=1, *, now_ns=None))]
     fn peek(&self, py: Python<'_>, key: &str, cost: u64, now_ns: Option<Moment>) -> PyResult<PyAnswer> {
         let now = or_now(now_ns);
-        Ok(PyAnswer::of(self.0.with(py, |limiter| limiter.peek(key, cost, now))?, now))
+        self.0.with(py, |limiter| {
+            let answer = limiter.peek(key, cost, now);
+            PyAnswer::of(answer, now, || limiter.available(key, now))
+        })
     }
 
     /// Gives ``cost`` tokens of ``key`` back, up to the burst.
@@ -315,15 +363,15 @@ impl PyKeyedRateLimiter {
 /// A bucket lets as many more through as it keeps; this does not. It keeps an instant for each token, so ``amount`` is at most
 /// 65536.
 #[pyclass(module = "libgateway._native", name = "WindowLimiter", frozen, subclass)]
-pub(crate) struct PyWindowLimiter(Guarded<WindowLimiter>);
+pub(crate) struct PyWindowLimiter(pub(crate) Guarded<WindowLimiter>);
 
 #[crate::argument::named]
 #[pymethods]
 impl PyWindowLimiter {
     #[new]
-    #[pyo3(signature = (amount, per, *, now_ns=None))]
-    fn new(py: Python<'_>, amount: u32, per: Seconds, now_ns: Option<Moment>) -> PyResult<Self> {
-        let limit = WindowLimit::new(amount, per.0).or_raise(py)?;
+    #[pyo3(signature = (amount, per=None, *, now_ns=None))]
+    fn new(py: Python<'_>, amount: WindowArg<'_>, per: Option<Seconds>, now_ns: Option<Moment>) -> PyResult<Self> {
+        let limit = window_of(py, amount, per)?;
         Ok(Self(Guarded::new(WindowLimiter::new(limit, or_now(now_ns)))))
     }
 
@@ -331,16 +379,20 @@ impl PyWindowLimiter {
     #[pyo3(signature = (cost=1, *, now_ns=None))]
     fn try_acquire(&self, py: Python<'_>, cost: u64, now_ns: Option<Moment>) -> PyResult<PyAnswer> {
         let now = or_now(now_ns);
-        let answer = self.0.with(py, |limiter| limiter.try_acquire(cost, now))?;
-        Ok(PyAnswer::of(keyed(answer), now))
+        self.0.with(py, |limiter| {
+            let answer = limiter.try_acquire(cost, now);
+            PyAnswer::of(answer.into(), now, || limiter.available(now))
+        })
     }
 
     /// What ``try_acquire`` would answer.
     #[pyo3(signature = (cost=1, *, now_ns=None))]
     fn peek(&self, py: Python<'_>, cost: u64, now_ns: Option<Moment>) -> PyResult<PyAnswer> {
         let now = or_now(now_ns);
-        let answer = self.0.with(py, |limiter| limiter.peek(cost, now))?;
-        Ok(PyAnswer::of(keyed(answer), now))
+        self.0.with(py, |limiter| {
+            let answer = limiter.peek(cost, now);
+            PyAnswer::of(answer.into(), now, || limiter.available(now))
+        })
     }
 
     /// Gives ``cost`` tokens back. The oldest go, so that no window has more than its amount of those that stay.
@@ -365,10 +417,22 @@ impl PyWindowLimiter {
     }
 
     /// Changes the limit. What was taken stays taken: under a lower amount nothing is allowed until enough has left.
-    #[pyo3(signature = (amount, per, *, now_ns=None))]
-    fn set_limit(&self, py: Python<'_>, amount: u32, per: Seconds, now_ns: Option<Moment>) -> PyResult<()> {
-        let (limit, now) = (WindowLimit::new(amount, per.0).or_raise(py)?, or_now(now_ns));
+    #[pyo3(signature = (amount, per=None, *, now_ns=None))]
+    fn set_limit(
+        &self,
+        py: Python<'_>,
+        amount: WindowArg<'_>,
+        per: Option<Seconds>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<()> {
+        let (limit, now) = (window_of(py, amount, per)?, or_now(now_ns));
         self.0.with(py, |limiter| limiter.set_limit(limit, now))
+    }
+
+    /// The limit.
+    #[getter]
+    fn limit(&self, py: Python<'_>) -> PyResult<PyWindowLimit> {
+        self.0.with(py, |limiter| *limiter.limit()).map(PyWindowLimit)
     }
 
     /// The most tokens of a window.
@@ -393,9 +457,4 @@ impl PyWindowLimiter {
         let limit = self.0.with(py, |limiter| *limiter.limit())?;
         Ok(format!("<WindowLimiter of {} in any {}>", limit.amount(), limit.per()))
     }
-}
-
-#[inline]
-fn keyed(answer: Acquire) -> KeyedAcquire {
-    answer.into()
 }

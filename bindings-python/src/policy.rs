@@ -2,15 +2,17 @@
 
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use libgateway::error::{Coded, InputError};
 use libgateway::{
     Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Excess, GatewayConfig,
-    GpuNanos, Payer, PriceBook, RateLimit, RateRule, Retry, Span, Timeouts, Timestamp,
+    GpuNanos, Payer, PriceBook, RateLimit, RateRule, Retry, Span, Timeouts, Timestamp, WindowLimit,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
+use crate::argument::Argument;
 use crate::convert::{GpuSeconds, Moment, Seconds, decimal, or_now, price_of};
 use crate::errors::{OrRaise, Raise, called, outside, wrong_type};
 use crate::number::PerSecond;
@@ -74,8 +76,89 @@ impl PyRateLimit {
         if per == Span::from_secs(1) {
             return format!("RateLimit(per_second={amount}, burst={burst})");
         }
-        format!("RateLimit(amount={amount}, per={}, burst={burst})", per.to_string().trim_end_matches('s'))
+        match seconds(per) {
+            Some(per) => format!("RateLimit(amount={amount}, per={per}, burst={burst})"),
+            None => format!("RateLimit.from_json({})", quoted(&self.to_json())),
+        }
     }
+}
+
+/// A rule of windows: at most ``amount`` tokens in any stretch of time of length ``per``. ``amount`` is at most 65536.
+///
+/// >>> from libgateway import WindowLimit, WindowLimiter
+/// >>> limit = WindowLimit(6, per=60)
+/// >>> limit.amount, limit.per_ns, limit
+/// (6, 60000000000, WindowLimit(6, per=60))
+/// >>> WindowLimiter(limit).limit == limit
+/// True
+#[pyclass(module = "libgateway", name = "WindowLimit", frozen)]
+pub(crate) struct PyWindowLimit(pub(crate) WindowLimit);
+
+value!(PyWindowLimit, WindowLimit);
+
+#[crate::argument::named]
+#[pymethods]
+impl PyWindowLimit {
+    #[new]
+    fn new(py: Python<'_>, amount: u32, per: Seconds) -> PyResult<Self> {
+        WindowLimit::new(amount, per.0).or_raise(py).map(Self)
+    }
+
+    /// The most tokens of a window.
+    #[getter]
+    fn amount(&self) -> u32 {
+        self.0.amount()
+    }
+
+    /// The length of the window in nanoseconds.
+    #[getter]
+    fn per_ns(&self) -> u64 {
+        self.0.per().as_nanos()
+    }
+
+    fn __repr__(&self) -> String {
+        let amount = self.0.amount();
+        match seconds(self.0.per()) {
+            Some(per) => format!("WindowLimit({amount}, per={per})"),
+            None => format!("WindowLimit.from_json({})", quoted(&self.to_json())),
+        }
+    }
+}
+
+/// The limit of windows as callers give it: a ``WindowLimit``, or its amount with a period beside it.
+pub(crate) enum WindowArg<'py> {
+    Limit(Bound<'py, PyWindowLimit>),
+    Amount(u32),
+}
+
+impl<'py> Argument<'_, 'py> for WindowArg<'py> {
+    fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        match value.cast::<PyWindowLimit>() {
+            Ok(limit) => Ok(Self::Limit(limit.clone())),
+            Err(_) => u32::take(value, name).map(Self::Amount),
+        }
+    }
+}
+
+/// The limit of windows that a call's arguments tell.
+pub(crate) fn window_of(py: Python<'_>, amount: WindowArg<'_>, per: Option<Seconds>) -> PyResult<WindowLimit> {
+    match (amount, per) {
+        (WindowArg::Limit(limit), None) => Ok(limit.get().0),
+        (WindowArg::Limit(_), Some(_)) => Err(InputError::Contradiction { field: "limit", other: "per" }.raise(py)),
+        (WindowArg::Amount(amount), Some(per)) => WindowLimit::new(amount, per.0).or_raise(py),
+        (WindowArg::Amount(_), None) => Err(InputError::Empty { field: "per" }.raise(py)),
+    }
+}
+
+/// A span as the number of seconds that is read as that span again; ``None`` where a float is too coarse for it.
+pub(crate) fn seconds(span: Span) -> Option<String> {
+    let text = span.to_string();
+    let text = text.trim_end_matches('s');
+    let exact = match text.parse::<f64>() {
+        Ok(float) if text.contains('.') => Duration::try_from_secs_f64(float).ok(),
+        _ => return Some(text.to_owned()),
+    };
+    exact.filter(|exact| exact.as_nanos() == u128::from(span.as_nanos())).map(|_| text.to_owned())
 }
 
 /// The rule that a call's arguments tell. Without a burst, as many are kept as flow in at a time.
@@ -263,9 +346,11 @@ impl PyTimeouts {
         let Timeouts { queue, start, run, total } = self.0;
         let clocks = [("queue", queue), ("start", start), ("run", run), ("total", total)];
         let told = clocks.into_iter().filter_map(|(name, span)| Some((name, span?)));
-        let told: Vec<_> =
-            told.map(|(name, span)| format!("{name}={}", span.to_string().trim_end_matches('s'))).collect();
-        format!("Timeouts({})", told.join(", "))
+        let told: Option<Vec<_>> = told.map(|(name, span)| Some(format!("{name}={}", seconds(span)?))).collect();
+        match told {
+            Some(told) => format!("Timeouts({})", told.join(", ")),
+            None => format!("Timeouts.from_json({})", quoted(&self.to_json())),
+        }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::argument::Argument;
 use crate::convert::{Body, GpuSeconds, Moment, Seconds, decimal};
 use crate::errors::{OrRaise, Raise, called, wrong_type};
 use crate::ids::{JobArg, PyJobId, fresh};
-use crate::policy::PyTimeouts;
+use crate::policy::{PyTimeouts, seconds};
 use crate::values::devices;
 use crate::words::{FailureKind, In, Word};
 
@@ -68,6 +68,7 @@ pub(crate) fn quoted(text: &str) -> String {
         match character {
             '\'' | '\\' => out.extend(['\\', character]),
             '\n' => out.push_str("\\n"),
+            _ if character.is_control() => out.push_str(&format!("\\x{:02x}", u32::from(character))),
             _ => out.push(character),
         }
     }
@@ -276,10 +277,26 @@ impl PyBackend {
             }
         };
         let (name, modality, family) = (quoted(name), quoted(modality), quoted(family));
-        format!(
-            "Backend({name}, kind='{}', modality={modality}, family={family}, models={models}, slots={slots})",
+        let mut text = format!(
+            "Backend({name}, kind='{}', modality={modality}, family={family}, models={models}, slots={slots}",
             kind.as_str()
-        )
+        );
+        for (what, count) in [("devices", self.0.devices), ("warm_max", self.0.warm_max)] {
+            if count != 1 {
+                text.push_str(&format!(", {what}={count}"));
+            }
+        }
+        if let Some(span) = self.0.lease_for {
+            let Some(span) = seconds(span) else { return format!("Backend.from_json({})", quoted(&self.to_json())) };
+            text.push_str(&format!(", lease_for={span}"));
+        }
+        if !self.0.labels.is_empty() {
+            let labels: Vec<_> =
+                self.0.labels.iter().map(|(key, value)| format!("{}: {}", quoted(key), quoted(value))).collect();
+            text.push_str(&format!(", labels={{{}}}", labels.join(", ")));
+        }
+        text.push(')');
+        text
     }
 }
 
@@ -436,7 +453,8 @@ impl PyFailure {
             text.push_str(&format!(", status={status}"));
         }
         if let Some(span) = self.0.retry_after {
-            text.push_str(&format!(", retry_after={}", span.to_string().trim_end_matches('s')));
+            let Some(span) = seconds(span) else { return format!("Failure.from_json({})", quoted(&self.to_json())) };
+            text.push_str(&format!(", retry_after={span}"));
         }
         if let Some(retriable) = self.0.retriable {
             text.push_str(if retriable { ", retriable=True" } else { ", retriable=False" });
@@ -530,7 +548,7 @@ impl PySubmit {
 
     fn __repr__(&self) -> String {
         let (customer, route) = (quoted(&self.0.customer), quoted(self.0.route.as_str()));
-        format!("Submit(customer={customer}, route={route}, id='{}')", self.0.id)
+        format!("<Submit {} of {customer} for {route}>", self.0.id)
     }
 }
 

@@ -121,16 +121,18 @@ impl ToPy for WaitReason {
 
 impl ToPy for BreakerStatus {
     fn to_py<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let reason = match self.reason {
-            BreakerReason::Initial => "initial",
-            BreakerReason::ConsecutiveFailures { .. } => "consecutive_failures",
-            BreakerReason::FailureRate { .. } => "failure_rate",
-            BreakerReason::Waited => "waited",
-            BreakerReason::ProbeFailed => "probe_failed",
-            BreakerReason::ProbeTimedOut => "probe_timed_out",
-            BreakerReason::ProbesSucceeded { .. } => "probes_succeeded",
-            BreakerReason::Forced => "forced",
-            _ => "force_ended",
+        let (reason, count, calls) = match self.reason {
+            BreakerReason::Initial => ("initial", None, None),
+            BreakerReason::ConsecutiveFailures { failures } => {
+                ("consecutive_failures", Some(u64::from(failures)), None)
+            }
+            BreakerReason::FailureRate { calls, failures } => ("failure_rate", Some(failures), Some(calls)),
+            BreakerReason::Waited => ("waited", None, None),
+            BreakerReason::ProbeFailed => ("probe_failed", None, None),
+            BreakerReason::ProbeTimedOut => ("probe_timed_out", None, None),
+            BreakerReason::ProbesSucceeded { successes } => ("probes_succeeded", Some(u64::from(successes)), None),
+            BreakerReason::Forced => ("forced", None, None),
+            _ => ("force_ended", None, None),
         };
         dataclass!(
             py,
@@ -149,6 +151,8 @@ impl ToPy for BreakerStatus {
             self.successes_total,
             self.failures_total,
             self.rejected_total,
+            count,
+            calls,
         )
     }
 }

@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from libgateway import (
-    Backend,
     Backoff,
     BillingPolicy,
     BreakerConfig,
@@ -29,6 +28,7 @@ from libgateway import (
     Submit,
     Timeouts,
     Usage,
+    WindowLimit,
     instant,
 )
 
@@ -43,13 +43,21 @@ VALUES: list[tuple[Any, Any]] = [
     (Submit("acme", ROUTE, b"\xff", id=JobId(1)), Submit("acme", ROUTE, id=JobId(1))),
     (Submit("acme", ROUTE, id=JobId(1), not_before_ns=START), Submit("acme", ROUTE, id=JobId(1))),
     (RateLimit(per_second=5), RateLimit(amount=5, per=2, burst=7)),
+    (RateLimit(amount=7, per=Decimal("9999999.123456789")), RateLimit(amount=7, per=Decimal("9999999.123456788"))),
+    (WindowLimit(5, per=2), WindowLimit(5, per=0.1)),
+    (WindowLimit(5, per=Decimal("9999999.123456789")), WindowLimit(6, per=Decimal("9999999.123456789"))),
     (CustomerPolicy(weight=3, rate=RateLimit(per_second=1)), CustomerPolicy()),
     (Timeouts(queue=1, total=timedelta(hours=1)), Timeouts()),
+    (Timeouts(queue=0.1), Timeouts(queue=Decimal("9999999.123456789"))),
+    (Timeouts(run=1e-9, start=Decimal("18446744073.709551615")), Timeouts(run=2e-9)),
     (BillingPolicy(failed="customer"), BillingPolicy()),
     (BillingPolicy(preempted="customer"), BillingPolicy(released="customer")),
     (PriceBook(1, prices={("*", "*"): 1}), PriceBook(1)),
     (Backoff(jitter=0.5), Backoff()),
     (BreakerConfig(consecutive_failures=None), BreakerConfig()),
+    (flux(warm_max=3, devices=2, lease_for=0.25), flux(models=["dev"])),
+    (flux(lease_for=Decimal("9999999.123456789")), flux(labels={"it's": "a\\b\n", "z": ""}, lease_for=30)),
+    (Failure("backend", "\r\n\t\0\x7f\x85\u2028 'a' \\ \"b\" ü"), Failure("backend", "x", retry_after=Decimal("9999999.123456789"))),
 ]
 
 
@@ -65,8 +73,18 @@ def test_values_compare_hash_print_copy_and_pickle(value: Any, other: Any) -> No
 @pytest.mark.parametrize("value", [value for pair in VALUES for value in pair], ids=repr)
 def test_a_repr_that_looks_like_python_is_the_value(value: Any) -> None:
     text = repr(value)
-    if not text.startswith("<") and not isinstance(value, (Submit, Backend)):
+    assert "\n" not in text and text.isprintable() or "\u2028" in text
+    if isinstance(value, (Submit, PriceBook)):
+        assert text.startswith("<")  # Of any size, so they say who they are.
+    else:
         assert eval(text, vars(libgateway)) == value
+
+
+@pytest.mark.parametrize("value", [value for pair in VALUES for value in pair], ids=repr)
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_every_protocol_of_pickle_keeps_a_value(value: Any, protocol: int) -> None:
+    assert pickle.loads(pickle.dumps([value, value], protocol)) == [value, value]
+    assert copy.deepcopy({"a": [value]}) == {"a": [value]} and {value, copy.copy(value)} == {value}
 
 
 @pytest.mark.parametrize("cls", [Backoff, BillingPolicy, BreakerConfig, CustomerPolicy, Timeouts])

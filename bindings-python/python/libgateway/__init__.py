@@ -54,6 +54,7 @@ from ._native import (
     Ticket,
     Timeouts,
     Usage,
+    WindowLimit,
     __version__,
     _forked,
     error_codes,
@@ -126,7 +127,7 @@ from .errors import (
     WrongTypeError,
 )
 from .gateway import Gateway, Settlements
-from .guards import CircuitBreaker, KeyedRateLimiter, RateLimiter, WindowLimiter
+from .guards import CircuitBreaker, CombinedLimiter, KeyedRateLimiter, RateLimiter, WindowLimiter
 from .transaction import Group, Step, Transaction
 from .values import (
     Advance,
@@ -200,6 +201,7 @@ __all__ = [
     "CharacterError",
     "ChargeOverflowError",
     "CircuitBreaker",
+    "CombinedLimiter",
     "CommandError",
     "ConfigError",
     "ContradictionError",
@@ -304,6 +306,7 @@ __all__ = [
     "WaitReason",
     "WatchEvent",
     "WatchKind",
+    "WindowLimit",
     "WindowLimiter",
     "WrongTypeError",
     "__version__",

@@ -1,26 +1,34 @@
-"""Waiting for tokens in asyncio: first come, first served.
+"""Waiting for tokens, in asyncio and in threads: first come, first served.
 
 Who waits stands in a line: one for each limiter, and in a keyed one for each key. Only the first of a line asks for tokens, so
 a line has one timer in each event loop that waits in it, whatever its length, and serving costs the same for each. A line
 looks again when its timer fires, and whenever tokens are given back, the limit changes or a key is forgotten, from whichever
 thread. ``try_acquire`` does not stand in line: it takes what is there.
 
+Threads stand in the same lines as tasks. The first thread of a line sleeps until the line has to look, all others until they
+are woken; none of them holds the interpreter, and Ctrl-C wakes the main thread.
+
 A task that is cancelled while it waits leaves nothing behind; one that is cancelled just after it was served gives its tokens
-back.
+back. So does a thread whose time is over, or that is interrupted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from types import TracebackType
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from .errors import LimitedError
 
 if TYPE_CHECKING:
     from ._native import Answer
+    from .values import Seconds
 
 Attempt = Callable[[int], "Answer"]
 Refund = Callable[[int], None]
@@ -40,16 +48,76 @@ def limited(answer: Answer) -> LimitedError:
 
 
 class Waiter:
-    """One task that waits."""
+    """One that waits: a task or a thread."""
 
-    __slots__ = ("loop", "future", "cost", "answer", "error")
+    __slots__ = ("cost", "answer", "error")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, cost: int) -> None:
-        self.loop = loop
-        self.future: asyncio.Future[None] = loop.create_future()
+    def __init__(self, cost: int) -> None:
         self.cost = cost
         self.answer: Answer | None = None
         self.error: BaseException | None = None
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody can be woken any more."""
+        return False
+
+    def wake(self) -> bool:
+        """Tells it to look at its answer. Returns whether it can."""
+        raise NotImplementedError
+
+    def served(self) -> Answer | None:
+        """What it was told: its answer, or nothing yet."""
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+
+class TaskWaiter(Waiter):
+    """One task that waits."""
+
+    __slots__ = ("loop", "future")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, cost: int) -> None:
+        super().__init__(cost)
+        self.loop = loop
+        self.future: asyncio.Future[None] = loop.create_future()
+
+    @property
+    def gone(self) -> bool:
+        return self.loop.is_closed()
+
+    def wake(self) -> bool:
+        if _running() is self.loop:
+            _resolve(self)
+            return True
+        try:
+            self.loop.call_soon_threadsafe(_resolve, self)
+        except RuntimeError:  # The loop is closed.
+            return False
+        return True
+
+
+class ThreadWaiter(Waiter):
+    """One thread that waits."""
+
+    __slots__ = ("event", "at")
+
+    def __init__(self, cost: int) -> None:
+        super().__init__(cost)
+        self.event = threading.Event()
+        self.at: float | None = None
+        """When the line has to look, in monotonic time, where that is its task."""
+
+    def wake(self) -> bool:
+        self.event.set()
+        return True
+
+    def sleep(self, end: float | None) -> None:
+        """Until it is woken, the line has to look, or the end."""
+        ends = [at for at in (self.at, end) if at is not None]
+        self.event.wait(min(max(min(ends) - time.monotonic(), 0.0), threading.TIMEOUT_MAX) if ends else None)
+        self.event.clear()
 
 
 class LoopState:
@@ -76,41 +144,76 @@ class Line:
         self._lock = threading.RLock()
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
         self._loops: dict[asyncio.AbstractEventLoop, LoopState] = {}
+        self._threads: OrderedDict[ThreadWaiter, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._waiters)
 
     async def acquire(self, cost: int, peek: Attempt) -> Answer:
-        loop = asyncio.get_running_loop()
+        waiter = TaskWaiter(asyncio.get_running_loop(), cost)
+        answer = self._enlist(waiter, peek)
+        if answer is not None:
+            return answer
+        try:
+            await waiter.future
+        except BaseException:
+            self._leave(waiter)
+            raise
+        answer = waiter.served()
+        assert answer is not None
+        return answer
+
+    def acquire_blocking(self, cost: int, peek: Attempt, timeout: float | None) -> Answer:
+        end = None if timeout is None else time.monotonic() + timeout
+        waiter = ThreadWaiter(cost)
+        try:
+            answer = self._enlist(waiter, peek)
+            while answer is None:
+                waiter.sleep(end)
+                now = time.monotonic()
+                if (answer := waiter.served()) is not None:
+                    break
+                if waiter.at is not None and waiter.at <= now:
+                    waiter.at = None
+                    self.pump(_TIMER_STEP)
+                elif end is not None and end <= now:
+                    self.pump()
+                    if (answer := waiter.served()) is None:
+                        raise limited(peek(cost))
+        except BaseException:
+            self._leave(waiter)
+            raise
+        return answer
+
+    def _enlist(self, waiter: Waiter, peek: Attempt) -> Answer | None:
+        """The answer, where there is nothing to wait for; or the waiter is in the line."""
+        cost = waiter.cost
         with self._lock:
             answer = self._attempt(cost) if cost == 0 or not self._waiters else peek(cost)
             if answer.retry_after_ns is None:
                 raise limited(answer)
             if answer and (cost == 0 or not self._waiters):
                 return answer
-            waiter = Waiter(loop, cost)
             self._waiters[waiter] = None
-            state = self._loops.setdefault(loop, LoopState())
-            state.waiting += 1
+            alone = True
+            if isinstance(waiter, TaskWaiter):
+                state = self._loops.setdefault(waiter.loop, LoopState())
+                state.waiting += 1
+                alone = state.waiting == 1
+            elif isinstance(waiter, ThreadWaiter):
+                self._threads[waiter] = None
+                alone = len(self._threads) == 1
             first = next(iter(self._waiters))
-            if first is waiter or state.waiting == 1 or first.loop.is_closed():
+            if first is waiter or alone or first.gone:
                 self.pump()  # There is a timer to set, or somebody to pass over.
-        try:
-            await waiter.future
-        except BaseException:
-            self._leave(waiter)
-            raise
-        if waiter.error is not None:
-            raise waiter.error
-        assert waiter.answer is not None
-        return waiter.answer
+        return None
 
     def pump(self, least: float = 0.0) -> None:
         """Serves from the front as many as there are tokens for, and has the timers set for the next. From any thread."""
         with self._lock:
             while self._waiters:
                 first = next(iter(self._waiters))
-                if first.loop.is_closed():  # Whoever waited in it is gone.
+                if first.gone:  # Whoever waited in it is gone.
                     self._take(first)
                     continue
                 try:
@@ -142,6 +245,10 @@ class Line:
         if waiter not in self._waiters:
             return False
         del self._waiters[waiter]
+        if isinstance(waiter, ThreadWaiter):
+            del self._threads[waiter]
+            return True
+        assert isinstance(waiter, TaskWaiter)
         state = self._loops[waiter.loop]
         state.waiting -= 1
         if not state.waiting:
@@ -151,18 +258,12 @@ class Line:
         return True
 
     def _wake(self, waiter: Waiter) -> None:
-        if _running() is waiter.loop:
-            _resolve(waiter)
-            return
-        try:
-            waiter.loop.call_soon_threadsafe(_resolve, waiter)
-        except RuntimeError:  # The loop is closed, and whoever waited in it is gone.
-            if waiter.answer:
-                self._refund(waiter.cost)
+        if not waiter.wake() and waiter.answer:
+            self._refund(waiter.cost)
 
     def _leave(self, waiter: Waiter) -> None:
         with self._lock:
-            was_first = next(iter(self._waiters), None) is waiter
+            was_first = next(iter(self._waiters), None) is waiter or next(iter(self._threads), None) is waiter
             if not self._take(waiter):
                 if not waiter.answer:
                     return
@@ -172,7 +273,12 @@ class Line:
             self.pump()
 
     def _arm(self, delay: float) -> None:
-        """Has each loop that waits look again after ``delay`` seconds, or earlier."""
+        """Has each loop that waits, and one of the threads, look again after ``delay`` seconds, or earlier."""
+        if self._threads:
+            thread, now = next(iter(self._threads)), time.monotonic()
+            if thread.at is None or thread.at > now + delay:
+                thread.at = now + delay
+                thread.wake()
         running = _running()
         for loop, state in list(self._loops.items()):
             at = loop.time() + delay
@@ -207,6 +313,8 @@ class Lines:
         self.lines: dict[object, Line] = {}
         self.starved: set[Line] = set()
         """Those that wait for room and not for tokens."""
+        self.joint: WeakSet[Lines] = WeakSet()
+        """Those of limiters that ask this one together with others."""
 
     def poke(self, key: object) -> None:
         """Something of this key has changed."""
@@ -216,14 +324,42 @@ class Lines:
                 line.pump()
             for line in tuple(self.starved):
                 line.pump()
+        for lines in tuple(self.joint):
+            lines.poke_all() if key is None else lines.poke(key)
 
     def poke_all(self) -> None:
         for line in tuple(self.lines.values()):
             line.pump()
+        for lines in tuple(self.joint):
+            lines.poke_all()
+
+
+class Taking:
+    """A block before which tokens are taken. They are spent, however it ends."""
+
+    __slots__ = ("_wait", "_block")
+
+    def __init__(self, wait: Callable[[], Awaitable[Answer]], block: Callable[[], Answer]) -> None:
+        self._wait = wait
+        self._block = block
+
+    def __enter__(self) -> Answer:
+        return self._block()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        pass
+
+    async def __aenter__(self) -> Answer:
+        return await self._wait()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
 
 
 class Waiting:
-    """What limiters have in common: tasks that wait for them."""
+    """What limiters have in common: tasks and threads that wait for them."""
 
     __slots__ = ()
 
@@ -241,20 +377,40 @@ class Waiting:
                 return self._own_lines
 
     async def _wait(self, key: object, cost: int, attempt: Attempt, peek: Attempt, refund: Refund) -> Answer:
+        line = self._join(key, attempt, refund)
+        try:
+            return await line.acquire(cost, peek)
+        finally:
+            self._part(key, line)
+
+    def _wait_blocking(
+        self, key: object, cost: int, attempt: Attempt, peek: Attempt, refund: Refund, timeout: Seconds | None
+    ) -> Answer:
+        if _running() is not None:
+            raise RuntimeError("this thread runs an event loop, which would stand still: wait with async with or await")
+        seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+        line = self._join(key, attempt, refund)
+        try:
+            return line.acquire_blocking(cost, peek, None if seconds is None else float(seconds))
+        finally:
+            self._part(key, line)
+
+    def _join(self, key: object, attempt: Attempt, refund: Refund) -> Line:
         lines = self._lines
         with _LOCK:
             line = lines.lines.get(key)
             if line is None:
                 line = lines.lines[key] = Line(lines, attempt, refund)
             line.users += 1
-        try:
-            return await line.acquire(cost, peek)
-        finally:
-            with _LOCK:
-                line.users -= 1
-                if not line.users:
-                    del lines.lines[key]
-                    lines.starved.discard(line)
+        return line
+
+    def _part(self, key: object, line: Line) -> None:
+        lines = self._lines
+        with _LOCK:
+            line.users -= 1
+            if not line.users:
+                del lines.lines[key]
+                lines.starved.discard(line)
 
 
 def _running() -> asyncio.AbstractEventLoop | None:
@@ -264,6 +420,6 @@ def _running() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _resolve(waiter: Waiter) -> None:
+def _resolve(waiter: TaskWaiter) -> None:
     if not waiter.future.done():
         waiter.future.set_result(None)

@@ -244,7 +244,20 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class JobView:
-    """A job as it stands."""
+    """A job as it stands.
+
+    ``attempts`` counts the attempts that failed, and nothing else: not the one that runs, and not those that were lost,
+    given back or preempted, which ``requeues`` counts (and ``preemptions`` those of them that the host asked for). A lease's
+    ``attempt`` is the number of all before it, and one.
+
+    >>> from libgateway import Backend, Gateway
+    >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], now_ns=0)
+    >>> job = gateway.submit("acme", "image/flux/dev/t2i", now_ns=0)
+    >>> released = gateway.dispatch(now_ns=0).release(now_ns=0)
+    >>> lease = gateway.dispatch(now_ns=0)
+    >>> lease.attempt, gateway.job(job).attempts, gateway.job(job).requeues
+    (2, 0, 1)
+    """
 
     id: JobId
     customer: str
@@ -318,7 +331,26 @@ class WaitReason:
 
 @dataclass(frozen=True, slots=True)
 class BreakerStatus:
-    """All there is to know of a breaker at an instant."""
+    """All there is to know of a breaker at an instant.
+
+    ``calls`` and ``failures`` are results in the window and failures among them: of the closed state alone, open and
+    half-open have none. ``consecutive_failures`` are those since the last success. ``probe_out`` says whether the one probe
+    is out, ``probe_successes`` how many in this half-open state succeeded, ``reopens`` how often in a row one failed. The
+    totals count since the breaker was made; what was ignored, given up or told after a change of state is in none of them.
+
+    ``reason`` is why it came into its state: ``initial``, ``consecutive_failures``, ``failure_rate``, ``waited``,
+    ``probe_failed``, ``probe_timed_out``, ``probes_succeeded``, ``forced`` or ``force_ended``. ``reason_count`` says how many
+    it took (failures in a row, failures in the window, probes that succeeded), and ``reason_calls`` of how many results in
+    the window. ``why`` has both in words.
+
+    >>> from libgateway import BreakerConfig, CircuitBreaker
+    >>> breaker = CircuitBreaker(BreakerConfig(consecutive_failures=3), now_ns=0)
+    >>> for _ in range(3):
+    ...     counted = breaker.failure(breaker.admit(now_ns=0), now_ns=0)
+    >>> status = breaker.status(now_ns=0)
+    >>> str(status.state), status.why, status.calls, status.failures_total
+    ('open', '3 failures in a row', 0, 3)
+    """
 
     state: BreakerState
     forced: bool
@@ -334,6 +366,21 @@ class BreakerStatus:
     successes_total: int
     failures_total: int
     rejected_total: int
+    reason_count: int | None = None
+    reason_calls: int | None = None
+
+    @property
+    def why(self) -> str:
+        """The reason in words, with its numbers."""
+        some = "" if self.reason_count == 1 else "s"
+        match self.reason:
+            case "consecutive_failures":
+                return f"{self.reason_count} failure{some} in a row"
+            case "failure_rate":
+                return f"{self.reason_count} failure{some} in {self.reason_calls} calls"
+            case "probes_succeeded":
+                return f"{self.reason_count} probe{some} succeeded"
+        return self.reason.replace("_", " ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -545,7 +592,7 @@ class RateHeaders:
 
 @dataclass(frozen=True, slots=True)
 class StoredJob:
-    """A job of a ``JobStore`` as it stands."""
+    """A job of a ``JobStore`` as it stands. ``attempt`` is the number of its latest attempt: how often it was started."""
 
     id: JobId
     customer: str
