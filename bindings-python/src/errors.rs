@@ -3,6 +3,7 @@
 use std::fmt::Display;
 
 use libgateway::error::{Coded, ErrorReply, InputError, LimitReply};
+use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
@@ -155,6 +156,17 @@ pub(crate) fn instance<'py>(
         }
         None => class.call1((message, field)),
     }
+}
+
+/// Lets an exception that is on its way go on, with an error that came up meanwhile beside it. What is no ``Exception``
+/// (Ctrl-C) is raised instead.
+#[cold]
+pub(crate) fn beside(exc: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    let py = exc.py();
+    if !error.is_instance_of::<PyException>(py) {
+        return Err(error);
+    }
+    py.import("libgateway.errors")?.getattr("_beside")?.call1((exc, error.value(py))).map(|_| ())
 }
 
 /// Every error number with its code, as the core lists them.

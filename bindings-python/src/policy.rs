@@ -1,5 +1,6 @@
 //! Limits and policies by value: what gateways, limiters and breakers are told once.
 
+use std::ffi::CStr;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -9,6 +10,7 @@ use libgateway::{
     Backoff, BackoffConfig, BillingPolicy, CircuitBreaker, CircuitBreakerConfig, CustomerPolicy, Excess, GatewayConfig,
     GpuNanos, Payer, PriceBook, RateLimit, RateRule, Retry, Span, Timeouts, Timestamp, WindowLimit,
 };
+use pyo3::exceptions::PyDeprecationWarning;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
@@ -689,6 +691,32 @@ pub(crate) fn ppm_of(
     #[expect(clippy::float_arithmetic, reason = "the one place where a share becomes an integer")]
     let ppm = (share * 1_000_000.0).round();
     Ok(Some(ppm as u32))
+}
+
+/// How far something is, in parts per million: a fraction from 0 to 1, or ``ppm``; ``None`` where nothing is told.
+///
+/// Parts per million used to be told by position, as an integer, and as ``progress_ppm``; both still mean that, and warn.
+pub(crate) fn progress_of(
+    py: Python<'_>,
+    progress: Option<&Bound<'_, PyAny>>,
+    ppm: Option<u32>,
+    progress_ppm: Option<u32>,
+    stack: i32,
+) -> PyResult<Option<u32>> {
+    let warn = |message: &CStr| PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), message, stack);
+    if let Some(old) = progress_ppm {
+        if progress.is_some() || ppm.is_some() {
+            return Err(InputError::Contradiction { field: "progress_ppm", other: "ppm" }.raise(py));
+        }
+        warn(c"progress_ppm is now called ppm")?;
+        return Ok(Some(old));
+    }
+    let Some(progress) = progress else { return Ok(ppm) };
+    if progress.hasattr("__index__")? && ppm.is_none() {
+        warn(c"progress as an integer is parts per million here, and will be a fraction: write ppm=, or a float")?;
+        return u32::take(progress, "progress").map(Some);
+    }
+    ppm_of(py, "progress", 0..=1, Some(Argument::take(progress, "progress")?), ppm)
 }
 
 const FACTOR_MAX: u32 = BackoffConfig::FACTOR_PPM_MAX / 1_000_000;

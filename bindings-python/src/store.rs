@@ -1,7 +1,7 @@
 //! The job store by itself.
 
 use libgateway::error::InputError;
-use libgateway::{JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Output, Timestamp};
+use libgateway::{Failure, JobFailure, JobState, JobStore, JobStoreConfig, NewJob, Output, Timestamp};
 use pyo3::prelude::*;
 
 use crate::argument::Argument;
@@ -9,7 +9,8 @@ use crate::convert::{Body, Moment, Seconds, or_now};
 use crate::errors::{OrRaise, Raise};
 use crate::guard::Guarded;
 use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
-use crate::policy::PyTimeouts;
+use crate::policy::{PyTimeouts, progress_of};
+use crate::spec::PyFailure;
 use crate::values::ToPy;
 use crate::words::{FailureKind, In};
 
@@ -125,7 +126,17 @@ impl PyJobStore {
         self.0.with(py, |store| store.complete(now, job.0, attempt, output.0))?.or_raise(py)
     }
 
-    /// Takes an attempt's failure, for good.
+    /// Ends a job in error, as its attempt failed: for good, whatever the kind. A store has no policy and no timer, so it
+    /// tries nothing again: where the host does, it calls ``requeue`` instead. (``Gateway.fail`` has both, and decides
+    /// itself.) ``kind`` is a ``Failure``, or its kind with particulars. ``retriable`` is kept for who reads the outcome.
+    ///
+    /// >>> from libgateway import JobStore
+    /// >>> store = JobStore(now_ns=0)
+    /// >>> job = store.insert("acme", now_ns=0)
+    /// >>> store.requeue(job, store.start(job, now_ns=0), now_ns=0)  # The first attempt failed: once more.
+    /// >>> store.fail(job, store.start(job, now_ns=0), "timeout", now_ns=0)  # The second one, too: that is all.
+    /// >>> str(store.get(job).state), store.get(job).attempt
+    /// ('error', 2)
     #[pyo3(signature = (job, attempt, kind, message="", *, status=None, retriable=false, now_ns=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn fail(
@@ -133,13 +144,22 @@ impl PyJobStore {
         py: Python<'_>,
         job: JobArg,
         attempt: u32,
-        kind: In<FailureKind>,
+        kind: &Bound<'_, PyAny>,
         message: &str,
         status: Option<u16>,
         retriable: bool,
         now_ns: Option<Moment>,
     ) -> PyResult<()> {
-        let failure = JobFailure { class: kind.0.class(status).or_raise(py)?, message: message.into(), retriable };
+        let failure = match kind.cast::<PyFailure>() {
+            Ok(own) => {
+                let Failure { class, message, retriable: told, .. } = own.get().0.clone();
+                JobFailure { class, message: message.into(), retriable: told.unwrap_or(retriable) }
+            }
+            Err(_) => {
+                let class = In::<FailureKind>::take(kind, "kind")?.0.class(status).or_raise(py)?;
+                JobFailure { class, message: message.into(), retriable }
+            }
+        };
         let now = or_now(now_ns);
         self.0.with(py, |store| store.fail(now, job.0, attempt, failure))?.or_raise(py)
     }
@@ -151,18 +171,25 @@ impl PyJobStore {
         self.0.with(py, |store| store.requeue(now, job.0, attempt))?.or_raise(py)
     }
 
-    /// Tells how far an attempt is, in parts per million.
-    #[pyo3(signature = (job, attempt, progress_ppm, *, now_ns=None))]
+    /// Tells how far an attempt is, as a fraction from 0 to 1 or as ``ppm``, parts per million. ``progress_ppm``, or an
+    /// integer by position, is the old way to write ``ppm``.
+    #[pyo3(signature = (job, attempt, progress=None, *, ppm=None, progress_ppm=None, now_ns=None))]
+    #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn progress(
         &self,
         py: Python<'_>,
         job: JobArg,
         attempt: u32,
-        progress_ppm: u32,
+        progress: Option<&Bound<'_, PyAny>>,
+        ppm: Option<u32>,
+        progress_ppm: Option<u32>,
         now_ns: Option<Moment>,
     ) -> PyResult<()> {
         let now = or_now(now_ns);
-        self.0.with(py, |store| store.progress(now, job.0, attempt, progress_ppm))?.or_raise(py)
+        let Some(ppm) = progress_of(py, progress, ppm, progress_ppm, 1)? else {
+            return Err(InputError::Empty { field: "progress" }.raise(py));
+        };
+        self.0.with(py, |store| store.progress(now, job.0, attempt, ppm))?.or_raise(py)
     }
 
     /// Gives a job up, waiting or running.

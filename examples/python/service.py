@@ -187,7 +187,7 @@ def describe(view: JobView) -> dict[str, Any]:
         "job": str(view.id),
         "state": view.state,
         "position": view.position,
-        "progress": view.progress_ppm / 1_000_000,
+        "progress": view.progress,
         "backend": view.backend,
         "output": view.outcome.output if view.outcome else None,
         "failure": view.failure.message if view.failure else None,

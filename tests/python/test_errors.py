@@ -62,7 +62,7 @@ def test_an_error_tells_number_code_field_and_message_and_survives_a_pickle() ->
         (201, lambda g: g.submit("", ROUTE)),
         (202, lambda g: g.submit("x" * 129, ROUTE)),
         (203, lambda g: g.submit("a\nb", ROUTE)),
-        (204, lambda g: g.progress(g.dispatch_many(1)[0] if g.submit("a", ROUTE) else 0, 1_000_001)),
+        (204, lambda g: g.progress(g.dispatch_many(1)[0] if g.submit("a", ROUTE) else 0, ppm=1_000_001)),
         (205, lambda g: libgateway.RateLimit(amount=1, per=10**12)),
         (206, lambda g: g.submit("acme", "image/flux")),
         (207, lambda g: libgateway.Backoff(base=10, max=5)),

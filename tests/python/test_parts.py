@@ -245,7 +245,7 @@ def test_a_store_moves_jobs_as_the_table_says() -> None:
     assert store.insert("acme", "x", idempotency_key="k", now_ns=0) == job == store.by_key("acme", "k")
     assert store.next_deadline_ns == 5 * SECOND and job in store
     attempt = store.start(job, now_ns=0)
-    store.progress(job, attempt, 10, now_ns=0)
+    store.progress(job, attempt, ppm=10, now_ns=0)
     store.requeue(job, attempt, now_ns=SECOND)
     with pytest.raises(StaleAttemptError):
         store.fail(job, store.start(job, now_ns=SECOND) - 1, "timeout", now_ns=SECOND)

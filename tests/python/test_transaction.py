@@ -67,7 +67,7 @@ def test_every_step_answers_as_the_call_of_its_own(two: Gateway, clock: Clock) -
         submitted = tx.submit("acme", ROUTE, "x", id=JobId(3))
         leased = tx.dispatch()
         beat = tx.heartbeat(leases[0])
-        told = tx.progress(leases[0], 500_000)
+        told = tx.progress(leases[0], 0.5)
         settled = tx.complete(leases[0], "url", gpu_ns=0)
         failed = tx.fail(leases[1], Failure("timeout"))
         deleted = tx.delete(ended)

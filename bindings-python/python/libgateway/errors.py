@@ -422,6 +422,25 @@ class TooManyStepsError(TransactionError):
     number, code = 1403, "too_many_steps"
 
 
+def _beside(error: BaseException, other: BaseException) -> None:
+    """Lets ``error`` go on, with what came up meanwhile beside it: as its context, before that it had, and as a note."""
+    seen: list[BaseException] = []
+    last: BaseException | None = error
+    while last is not None and last not in seen:
+        if last is other:
+            return  # It stands there already.
+        seen.append(last)
+        last = last.__context__
+    last = other
+    seen = [other]
+    while last.__context__ is not None and last.__context__ is not error and last.__context__ not in seen:
+        last = last.__context__
+        seen.append(last)
+    last.__context__, error.__context__ = error.__context__, other
+    if hasattr(error, "add_note"):
+        error.add_note(f"And while the block ended: {type(other).__name__}: {other}")
+
+
 def _leaves(cls: type[GatewayError]) -> list[type[GatewayError]]:
     found = [cls] if "number" in vars(cls) and cls.number else []
     for child in cls.__subclasses__():

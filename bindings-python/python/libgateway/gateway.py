@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from . import _native
 from ._native import JobId, Lease, Settlement
 from .aio import Events, Hub, Leases, Outcomes
-from .errors import MalformedError, UnknownJobError, WrongTypeError
+from .errors import MalformedError, UnknownJobError, WrongTypeError, _beside
 from .transaction import Transaction
 from .values import Batch, Outcome
 
@@ -258,7 +258,11 @@ class LeaseBlock:
 
 
 class Settlements:
-    """Settlements that were handed out together. As a block: confirmed when it ends well, given back when it does not."""
+    """Settlements that were handed out together. As a block: confirmed when it ends well, given back when it does not.
+
+    An exception that leaves the block goes on. Where they could not even be given back (they are handed out again by
+    themselves after ``settle_within``), that error stands beside it, as its ``__context__``.
+    """
 
     __slots__ = ("_gateway", "batch", "_entries", "_timed", "_told")
 
@@ -276,13 +280,15 @@ class Settlements:
 
     def confirm(self) -> int:
         """Lets go of them: they are safe elsewhere. Returns how many."""
-        self._told = True
-        return 0 if self.batch is None else self._gateway.confirm_settlements(self.batch, now_ns=self._now_ns())
+        count = 0 if self.batch is None else self._gateway.confirm_settlements(self.batch, now_ns=self._now_ns())
+        self._told = True  # What was refused is still the block's to say.
+        return count
 
     def give_back(self) -> int:
         """They could not be kept: they are handed out again. Returns how many."""
+        count = 0 if self.batch is None else self._gateway.return_settlements(self.batch, now_ns=self._now_ns())
         self._told = True
-        return 0 if self.batch is None else self._gateway.return_settlements(self.batch, now_ns=self._now_ns())
+        return count
 
     def _now_ns(self) -> int | None:
         return self._gateway.now_ns if self._timed else None
@@ -301,10 +307,13 @@ class Settlements:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if not self._told:
-            if kind is None:
+            if error is None:
                 self.confirm()
-            else:
+                return
+            try:
                 self.give_back()
+            except Exception as own:
+                _beside(error, own)
 
     def __repr__(self) -> str:
         return f"<Settlements: {len(self)} in {self.batch}>"

@@ -111,9 +111,16 @@ class _Gathered:
         self._open().heartbeat(lease)
         return self._add()
 
-    def progress(self, lease: Lease | int, progress_ppm: int) -> Step[int]:
-        """Tells how far a job is."""
-        self._open().progress(lease, progress_ppm)
+    def progress(
+        self,
+        lease: Lease | int,
+        progress: float | None = None,
+        *,
+        ppm: int | None = None,
+        progress_ppm: int | None = None,
+    ) -> Step[int]:
+        """Tells how far a job is, see ``Gateway.progress``."""
+        self._open().progress(lease, progress, ppm=ppm, progress_ppm=progress_ppm)
         return self._add()
 
     def complete(

@@ -282,6 +282,11 @@ class JobView:
     version: int
 
     @property
+    def progress(self) -> float:
+        """How far it is, from 0 to 1."""
+        return self.progress_ppm / 1_000_000
+
+    @property
     def created(self) -> datetime:
         """When it was submitted."""
         return instant(self.created_ns)
@@ -605,6 +610,11 @@ class StoredJob:
     attempt: int
     outcome: Outcome | None
     version: int
+
+    @property
+    def progress(self) -> float:
+        """How far it is, from 0 to 1."""
+        return self.progress_ppm / 1_000_000
 
 
 @dataclass(frozen=True, slots=True)

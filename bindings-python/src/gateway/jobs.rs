@@ -2,17 +2,18 @@
 
 use std::borrow::Cow;
 
+use libgateway::error::LeaseError;
 use libgateway::{AfterFailure, Dispatch, Lease, LeaseId, Priority, Submit, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PySequence};
 
 use super::PyGateway;
-use super::lease::{PyLease, PySettled, give_back};
+use super::lease::{PyLease, PySettled, give_back, refused};
 use crate::argument::{Argument, integer};
 use crate::convert::{Body, GpuSeconds, Moment};
 use crate::errors::{OrRaise, Raise, wrong_type};
 use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
-use crate::policy::PyTimeouts;
+use crate::policy::{PyTimeouts, progress_of};
 use crate::spec::{PyFailure, PySubmit, PyUsage, RouteArg, failure_of, usage_of};
 use crate::store::OutputArg;
 use crate::values::ToPy;
@@ -128,11 +129,28 @@ impl PyGateway {
         })
     }
 
-    /// Tells how far a job is, in parts per million; counts as a heartbeat. Returns the lease's new deadline.
-    #[pyo3(signature = (lease, progress_ppm, *, now_ns=None))]
-    fn progress(slf: &Bound<'_, Self>, lease: LeaseArg, progress_ppm: u32, now_ns: Option<Moment>) -> PyResult<u64> {
-        let deadline = Self::command(slf, now_ns, |gateway, now| gateway.progress(now, lease.0, progress_ppm))?;
-        Ok(deadline.or_raise(slf.py())?.as_nanos())
+    /// Tells how far a job is, as a fraction from 0 to 1 or as ``ppm``, parts per million; counts as a heartbeat, and is
+    /// nothing else where no number is given. Returns the lease's new deadline. ``progress_ppm``, or an integer by position,
+    /// is the old way to write ``ppm``.
+    ///
+    /// >>> from libgateway import Backend, Gateway
+    /// >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")], now_ns=0)
+    /// >>> job = gateway.submit("acme", "image/flux/dev/t2i", now_ns=0)
+    /// >>> lease = gateway.dispatch(now_ns=0)
+    /// >>> gateway.progress(lease, 0.25, now_ns=0), gateway.job(job).progress, gateway.job(job).progress_ppm
+    /// (300000000000, 0.25, 250000)
+    #[pyo3(signature = (lease, progress=None, *, ppm=None, progress_ppm=None, now_ns=None))]
+    fn progress(
+        slf: &Bound<'_, Self>,
+        lease: LeaseArg,
+        progress: Option<&Bound<'_, PyAny>>,
+        ppm: Option<u32>,
+        progress_ppm: Option<u32>,
+        now_ns: Option<Moment>,
+    ) -> PyResult<u64> {
+        let ppm = progress_of(slf.py(), progress, ppm, progress_ppm, 1)?;
+        let deadline = Self::command(slf, now_ns, |gateway, now| heard(gateway, now, lease.0, ppm))?;
+        Self::word(slf, lease.0, deadline).map(Timestamp::as_nanos)
     }
 
     /// Takes a result: the job is complete, settled, and its slot free, in one change. ``str`` is a URL, ``bytes`` the result
@@ -152,7 +170,7 @@ impl PyGateway {
     ) -> PyResult<PySettled> {
         let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
         let settled = Self::command(slf, now_ns, |gateway, now| gateway.complete(now, lease.0, output.0, usage))?;
-        settled.or_raise(slf.py()).map(PySettled)
+        Self::word(slf, lease.0, settled).map(PySettled)
     }
 
     /// Takes results, each ``(lease, output)`` or ``(lease, output, usage)``. The list has a ``Settled`` for each, or the
@@ -180,18 +198,30 @@ impl PyGateway {
         let settled = Self::command(slf, now_ns, |gateway, now| {
             taken
                 .into_iter()
-                .map(|(lease, output, usage)| gateway.complete(now, lease, output, usage))
+                .map(|(lease, output, usage)| (lease, gateway.complete(now, lease, output, usage)))
                 .collect::<Vec<_>>()
         })?;
-        let told = settled.into_iter().map(|result| match result {
+        let told = settled.into_iter().map(|(lease, result)| match Self::word(slf, lease, result) {
             Ok(settled) => PySettled(settled).into_pyobject(py).map(Bound::into_any),
-            Err(error) => Ok(error.raise(py).into_value(py).into_bound(py).into_any()),
+            Err(error) => Ok(error.into_value(py).into_bound(py).into_any()),
         });
         PyList::new(py, told.collect::<PyResult<Vec<_>>>()?)
     }
 
-    /// Takes a failure, a ``Failure`` or a kind with its particulars. Returns the instant of the next attempt in nanoseconds, or
-    /// ``None``: the job has ended in error.
+    /// Takes the failure of an attempt, a ``Failure`` or a kind with its particulars. Whether the job is tried again or ends in
+    /// error is decided here, by the kind (or ``retriable``) and the gateway's ``backoff``. Returns the instant of the next
+    /// attempt in nanoseconds, or ``None``: the job has ended in error. (``JobStore.fail`` has no such policy: it ends the job.)
+    ///
+    /// >>> from libgateway import Backend, Backoff, Gateway
+    /// >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")],
+    /// ...                   backoff=Backoff(base=1, jitter=0, retries=1), now_ns=0)
+    /// >>> job = gateway.submit("acme", "image/flux/dev/t2i", now_ns=0)
+    /// >>> gateway.fail(gateway.dispatch(now_ns=0), "timeout", now_ns=0), gateway.job(job).attempts
+    /// (1000000000, 1)
+    /// >>> gateway.fail(gateway.dispatch(now_ns=1_000_000_000), "timeout", now_ns=1_000_000_000) is None
+    /// True
+    /// >>> str(gateway.job(job).state), gateway.job(job).attempts
+    /// ('error', 2)
     #[pyo3(signature = (lease, failure, message="", *, status=None, retry_after=None, retriable=None, usage=None,
                         gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
@@ -219,7 +249,7 @@ impl PyGateway {
         };
         let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
         let after = Self::command(slf, now_ns, |gateway, now| gateway.fail(now, lease.0, failure, usage))?;
-        Ok(retry_at(after.or_raise(py)?))
+        Ok(retry_at(Self::word(slf, lease.0, after)?))
     }
 
     /// Takes a lease back. The job waits again, before what its customer submitted later: at once, or with ``not_before_ns``
@@ -239,7 +269,7 @@ impl PyGateway {
     ) -> PyResult<PyJobId> {
         let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
         let job = Self::command(slf, now_ns, |gateway, now| give_back(gateway, now, lease.0, not_before_ns, usage))?;
-        job.or_raise(slf.py()).map(PyJobId)
+        Self::word(slf, lease.0, job).map(PyJobId)
     }
 
     /// Takes the lease of a job that runs back, to make room for another one. The job waits again at once, before what its
@@ -290,7 +320,7 @@ impl PyGateway {
     ) -> PyResult<PyJobId> {
         let usage = usage_of(slf.py(), usage, gpu_seconds, gpu_ns, device)?;
         let job = Self::command(slf, now_ns, |gateway, now| gateway.cancel_lease(now, lease.0, usage))?;
-        job.or_raise(slf.py()).map(PyJobId)
+        Self::word(slf, lease.0, job).map(PyJobId)
     }
 
     /// Takes what a lease used that has ended, all of it, in the place of what was billed for it. Where its job is settled, the
@@ -328,8 +358,26 @@ impl PyGateway {
 }
 
 impl PyGateway {
+    /// What came of a word about a lease.
+    fn word<T>(slf: &Bound<'_, Self>, lease: LeaseId, result: Result<T, LeaseError>) -> PyResult<T> {
+        result.or_raise(slf.py()).map_err(|error| refused(slf, [lease], error))
+    }
+
     pub(super) fn told(slf: &Bound<'_, Self>, leases: Vec<Lease>, timed: bool) -> Vec<PyLease> {
         leases.into_iter().map(|lease| PyLease::new(slf, lease, timed)).collect()
+    }
+}
+
+/// Hears of a lease: how far its job is, if that is told.
+pub(super) fn heard(
+    core: &mut libgateway::Gateway,
+    now: Timestamp,
+    lease: LeaseId,
+    ppm: Option<u32>,
+) -> Result<Timestamp, LeaseError> {
+    match ppm {
+        Some(ppm) => core.progress(now, lease, ppm),
+        None => core.heartbeat(now, lease),
     }
 }
 

@@ -3,17 +3,20 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libgateway::error::LeaseError;
-use libgateway::{Failure, FailureClass, Gateway, JobId, Lease, LeaseId, Money, Settled, Timestamp, Usage};
+use libgateway::{
+    AfterFailure, Failure, FailureClass, Gateway, JobId, Lease, LeaseId, Money, Settled, Timestamp, Usage,
+};
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyType};
 
 use super::PyGateway;
-use super::jobs::retry_at;
+use super::jobs::{heard, retry_at};
 use crate::argument::Argument;
 use crate::convert::{GpuSeconds, Moment, Seconds, decimal};
-use crate::errors::{OrRaise, Own, Raise, own};
+use crate::errors::{OrRaise, Own, Raise, beside, own};
 use crate::ids::PyJobId;
 use crate::policy::ppm_of;
 use crate::spec::{PyFailure, PyUsage, failure_of, usage_of};
@@ -23,9 +26,16 @@ use crate::words::{FailureKind, In, Word};
 /// A job on a backend: the right to work for it until the deadline, and to say how it went.
 ///
 /// As a context manager it ends as the block does. Leave it by ``complete``, ``fail`` or ``release``; an exception fails it
-/// (``TimeoutError`` as ``timeout``, ``ConnectionError`` as ``connection``, any other as ``backend``) and goes on; what is no
-/// ``Exception`` (a cancelled task, Ctrl-C) gives it back. A block that ends without a word has failed with kind
-/// ``backend``, and ``NoResultError`` says so. Where the lease was taken from it meanwhile (its job cancelled or preempted, its
+/// (``TimeoutError`` as ``timeout``, ``ConnectionError`` as ``connection``, any other as ``backend``; a group as what all in
+/// it are) and goes on; what is no ``Exception`` (a cancelled task, Ctrl-C) gives it back. A block that ends without a word has failed with kind
+/// ``backend``, and ``NoResultError`` says so.
+///
+/// A word that is refused (an output that is too long, a usage that cannot be) ends nothing: the lease is still the block's,
+/// and another word may follow. Where the refusal itself leaves the block, the attempt has failed as ``backend``, and the job
+/// is tried again as often as the gateway's ``backoff`` allows. What goes wrong while the block ends stands beside the
+/// exception that left it, as its ``__context__``, and never in its place.
+///
+/// Where the lease was taken from it meanwhile (its job cancelled or preempted, its
 /// backend evicted, its time over), each word raises ``SupersededError``, and the end of the block raises nothing.
 ///
 /// A lease that was granted at a ``now_ns`` keeps to such instants: what is said of it without one, and the end of its block,
@@ -85,7 +95,8 @@ impl PyLease {
         PyBytes::new(py, self.lease.payload.as_bytes())
     }
 
-    /// Which attempt this is, from 1.
+    /// Which lease of its job this is, from 1: those that failed count, and those that were lost, given back or preempted.
+    /// (``JobView.attempts`` counts the failed ones alone.)
     #[getter]
     fn attempt(&self) -> u32 {
         self.lease.attempt
@@ -121,17 +132,18 @@ impl PyLease {
     fn complete(
         &self,
         py: Python<'_>,
-        output: OutputArg,
+        output: Told<OutputArg>,
         usage: Option<&Bound<'_, PyUsage>>,
-        gpu_seconds: Option<GpuSeconds>,
-        gpu_ns: Option<u64>,
+        gpu_seconds: Option<Told<GpuSeconds>>,
+        gpu_ns: Option<Told<u64>>,
         device: &str,
         now_ns: Option<Moment>,
     ) -> PyResult<PySettled> {
-        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let usage = self.usage(py, usage, gpu_seconds, gpu_ns, device)?;
         let id = self.lease.id;
-        let settled = self.say(py, now_ns, |core, now| core.complete(now, id, output.0, usage))?;
-        self.ends(settled).or_raise(py).map(PySettled)
+        let output = self.told(py, output)?.0;
+        let settled = self.say(py, now_ns, |core, now| core.complete(now, id, output, usage))?;
+        self.word(py, self.ends(settled)).map(PySettled)
     }
 
     /// Takes the failure, see ``Gateway.fail``.
@@ -147,22 +159,23 @@ impl PyLease {
         retry_after: Option<Seconds>,
         retriable: Option<bool>,
         usage: Option<&Bound<'_, PyUsage>>,
-        gpu_seconds: Option<GpuSeconds>,
-        gpu_ns: Option<u64>,
+        gpu_seconds: Option<Told<GpuSeconds>>,
+        gpu_ns: Option<Told<u64>>,
         device: &str,
         now_ns: Option<Moment>,
     ) -> PyResult<Option<u64>> {
         let failure = match failure.cast::<PyFailure>() {
             Ok(failure) => failure.get().0.clone(),
             Err(_) => {
-                let kind = In::<FailureKind>::take(failure, "failure")?;
-                failure_of(py, kind, message, status, retry_after, retriable)?
+                let failure = In::<FailureKind>::take(failure, "failure")
+                    .and_then(|kind| failure_of(py, kind, message, status, retry_after, retriable));
+                failure.map_err(|error| self.refused(py, error))?
             }
         };
-        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let usage = self.usage(py, usage, gpu_seconds, gpu_ns, device)?;
         let id = self.lease.id;
         let after = self.say(py, now_ns, |core, now| core.fail(now, id, failure, usage))?;
-        Ok(retry_at(self.ends(after).or_raise(py)?))
+        Ok(retry_at(self.word(py, self.ends(after))?))
     }
 
     /// Gives it back, see ``Gateway.release``. The job waits again, before what its customer submitted later: at once, or with
@@ -184,15 +197,15 @@ impl PyLease {
         py: Python<'_>,
         not_before_ns: Option<Moment>,
         usage: Option<&Bound<'_, PyUsage>>,
-        gpu_seconds: Option<GpuSeconds>,
-        gpu_ns: Option<u64>,
+        gpu_seconds: Option<Told<GpuSeconds>>,
+        gpu_ns: Option<Told<u64>>,
         device: &str,
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
-        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let usage = self.usage(py, usage, gpu_seconds, gpu_ns, device)?;
         let id = self.lease.id;
         let job = self.say(py, now_ns, |core, now| give_back(core, now, id, not_before_ns, usage))?;
-        self.ends(job).or_raise(py).map(PyJobId)
+        self.word(py, self.ends(job)).map(PyJobId)
     }
 
     /// Gives its job up, as long as it is the job's live lease: nobody waits for the result any more.
@@ -201,15 +214,15 @@ impl PyLease {
         &self,
         py: Python<'_>,
         usage: Option<&Bound<'_, PyUsage>>,
-        gpu_seconds: Option<GpuSeconds>,
-        gpu_ns: Option<u64>,
+        gpu_seconds: Option<Told<GpuSeconds>>,
+        gpu_ns: Option<Told<u64>>,
         device: &str,
         now_ns: Option<Moment>,
     ) -> PyResult<PyJobId> {
-        let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;
+        let usage = self.usage(py, usage, gpu_seconds, gpu_ns, device)?;
         let id = self.lease.id;
         let job = self.say(py, now_ns, |core, now| core.cancel_lease(now, id, usage))?;
-        self.ends(job).or_raise(py).map(PyJobId)
+        self.word(py, self.ends(job)).map(PyJobId)
     }
 
     /// Tells that its worker lives. Returns the new deadline in nanoseconds.
@@ -217,10 +230,11 @@ impl PyLease {
     fn heartbeat(&self, py: Python<'_>, now_ns: Option<Moment>) -> PyResult<u64> {
         let id = self.lease.id;
         let deadline = self.say(py, now_ns, |core, now| core.heartbeat(now, id))?;
-        Ok(deadline.or_raise(py)?.as_nanos())
+        Ok(self.word(py, deadline)?.as_nanos())
     }
 
-    /// Tells how far the job is, from 0 to 1 or in parts per million; counts as a heartbeat. Returns the new deadline.
+    /// Tells how far the job is, as a fraction from 0 to 1 or as ``ppm``, parts per million; counts as a heartbeat, and is
+    /// nothing else where no number is given. Returns the new deadline.
     #[pyo3(signature = (progress=None, *, ppm=None, now_ns=None))]
     fn progress(
         &self,
@@ -229,10 +243,10 @@ impl PyLease {
         ppm: Option<u32>,
         now_ns: Option<Moment>,
     ) -> PyResult<u64> {
-        let ppm = ppm_of(py, "progress", 0..=1, progress, ppm)?.unwrap_or(0);
+        let ppm = ppm_of(py, "progress", 0..=1, progress, ppm).map_err(|error| self.refused(py, error))?;
         let id = self.lease.id;
-        let deadline = self.say(py, now_ns, |core, now| core.progress(now, id, ppm))?;
-        Ok(deadline.or_raise(py)?.as_nanos())
+        let deadline = self.say(py, now_ns, |core, now| heard(core, now, id, ppm))?;
+        Ok(self.word(py, deadline)?.as_nanos())
     }
 
     fn __enter__(slf: Py<Self>) -> Py<Self> {
@@ -250,10 +264,8 @@ impl PyLease {
         if self.ended.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        let id = self.lease.id;
         let Some(exc) = exc.filter(|_| exc_type.is_some()) else {
-            let failure = Failure::new(FailureClass::Backend, "the worker ended without a result");
-            let failed = self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
+            let failed = self.say(py, None, |core, now| self.fails(core, now, FailureClass::Backend, SILENT, None))?;
             return match self.ends(failed) {
                 Ok(_) => Err(own(py, Own::NoResult)),
                 // Cancelled or lost in between: it has ended, and nobody waits for its result.
@@ -261,16 +273,9 @@ impl PyLease {
                 Err(error) => Err(error.raise(py)),
             };
         };
-        let told = if exc.is_instance_of::<PyException>() {
-            let failure = Failure::new(class_of(exc)?, message_of(exc)?);
-            let failed = self.say(py, None, |core, now| core.fail(now, id, failure, Usage::unmeasured()))?;
-            failed.map(|_| ())
-        } else {
-            self.say(py, None, |core, now| core.release(now, id))?.map(|_| ())
-        };
-        match self.ends(told) {
-            Err(error) if !is_over(&error) => Err(error.raise(py)),
-            _ => Ok(false),
+        match self.left_by(py, exc) {
+            Ok(()) => Ok(false),
+            Err(error) => beside(exc, error).map(|()| false),
         }
     }
 
@@ -315,6 +320,74 @@ impl PyLease {
         self.lease.id
     }
 
+    /// Ends it as a block does that an exception leaves.
+    fn left_by(&self, py: Python<'_>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
+        let told = if exc.is_instance_of::<PyException>() {
+            let (causes, message) = (causes_of(exc)?, message_of(exc)?);
+            let class = class_of(&causes)?;
+            let retriable = causes.iter().all(|cause| self.was_refused(cause)).then_some(true);
+            self.say(py, None, |core, now| self.fails(core, now, class, &message, retriable))?.map(|_| ())
+        } else {
+            let id = self.lease.id;
+            self.say(py, None, |core, now| core.release(now, id))?.map(|_| ())
+        };
+        match self.ends(told) {
+            Err(error) if !is_over(&error) => Err(error.raise(py)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Fails it with as many of the words as the gateway takes.
+    fn fails(
+        &self,
+        core: &mut Gateway,
+        now: Timestamp,
+        class: FailureClass,
+        message: &str,
+        retriable: Option<bool>,
+    ) -> Result<AfterFailure, LeaseError> {
+        let max = core.config().output_len_max as usize;
+        let end = (0..=message.len().min(max)).rev().find(|at| message.is_char_boundary(*at)).unwrap_or(0);
+        let mut failure = Failure::new(class, message.get(..end).unwrap_or_default());
+        failure.retriable = retriable;
+        core.fail(now, self.lease.id, failure, Usage::unmeasured())
+    }
+
+    /// An argument of a word about it.
+    fn told<T>(&self, py: Python<'_>, told: Told<T>) -> PyResult<T> {
+        told.0.map_err(|error| self.refused(py, error))
+    }
+
+    fn usage<'a>(
+        &self,
+        py: Python<'_>,
+        usage: Option<&'a Bound<'_, PyUsage>>,
+        gpu_seconds: Option<Told<GpuSeconds>>,
+        gpu_ns: Option<Told<u64>>,
+        device: &'a str,
+    ) -> PyResult<Usage<'a>> {
+        let gpu_seconds = gpu_seconds.map(|told| self.told(py, told)).transpose()?;
+        let gpu_ns = gpu_ns.map(|told| self.told(py, told)).transpose()?;
+        usage_of(py, usage, gpu_seconds, gpu_ns, device).map_err(|error| self.refused(py, error))
+    }
+
+    /// What came of a word about it.
+    fn word<T>(&self, py: Python<'_>, result: Result<T, LeaseError>) -> PyResult<T> {
+        result.or_raise(py).map_err(|error| self.refused(py, error))
+    }
+
+    fn refused(&self, py: Python<'_>, error: PyErr) -> PyErr {
+        refused(self.gateway.bind(py), [self.lease.id], error)
+    }
+
+    /// Whether an exception says that a word about this lease was refused.
+    fn was_refused(&self, exc: &Bound<'_, PyAny>) -> bool {
+        let marked =
+            exc.getattr(intern!(exc.py(), "_refused")).and_then(|marked| marked.extract::<(usize, Vec<u64>)>());
+        let gateway = self.gateway.as_ptr().addr();
+        marked.is_ok_and(|(own, leases)| own == gateway && leases.contains(&self.lease.id.as_u64()))
+    }
+
     /// Remembers that the lease has ended, by this word or before it.
     #[inline]
     fn ends<T>(&self, result: Result<T, LeaseError>) -> Result<T, LeaseError> {
@@ -323,6 +396,19 @@ impl PyLease {
         }
         result
     }
+}
+
+/// Marks an exception: it says that a word about these leases was refused, and is no failure of their jobs.
+pub(super) fn refused(
+    gateway: &Bound<'_, PyGateway>,
+    leases: impl IntoIterator<Item = LeaseId>,
+    error: PyErr,
+) -> PyErr {
+    let py = gateway.py();
+    let leases: Vec<u64> = leases.into_iter().map(LeaseId::as_u64).collect();
+    // One that takes no attribute is told as it is.
+    let _ = error.value(py).setattr(intern!(py, "_refused"), (gateway.as_ptr().addr(), leases));
+    error
 }
 
 /// Gives a lease back, at once or until an instant.
@@ -343,7 +429,29 @@ fn is_over(error: &LeaseError) -> bool {
     matches!(error, LeaseError::Superseded { .. })
 }
 
-fn class_of(exception: &Bound<'_, PyAny>) -> PyResult<FailureClass> {
+/// The exceptions of a group, of all groups in it, too; or the exception itself.
+fn causes_of<'py>(exception: &Bound<'py, PyAny>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+    let py = exception.py();
+    // From Python 3.11 on.
+    let group = py.import("builtins")?.getattr_opt("BaseExceptionGroup")?;
+    if !group.is_some_and(|group| exception.is_instance(&group).unwrap_or(false)) {
+        return Ok(vec![exception.clone()]);
+    }
+    let mut causes = Vec::new();
+    for cause in exception.getattr(intern!(py, "exceptions"))?.try_iter()? {
+        causes.extend(causes_of(&cause?)?);
+    }
+    Ok(causes)
+}
+
+/// The class of all of them, or that of a backend's own failure.
+fn class_of(causes: &[Bound<'_, PyAny>]) -> PyResult<FailureClass> {
+    let classes = causes.iter().map(class_of_one).collect::<PyResult<Vec<_>>>()?;
+    let first = classes.first().copied().unwrap_or(FailureClass::Backend);
+    Ok(if classes.iter().all(|class| *class == first) { first } else { FailureClass::Backend })
+}
+
+fn class_of_one(exception: &Bound<'_, PyAny>) -> PyResult<FailureClass> {
     // Before Python 3.11 the one of asyncio is another class.
     static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
     let py = exception.py();
@@ -422,4 +530,14 @@ impl PySettled {
     }
 }
 
+/// An argument that is looked at in the call itself, so that its refusal is one of the call's own.
+struct Told<T>(PyResult<T>);
+
+impl<'a, 'py, T: Argument<'a, 'py>> Argument<'a, 'py> for Told<T> {
+    fn take(value: &'a Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        Ok(Self(T::take(value, name)))
+    }
+}
+
 const MESSAGE_LEN_MAX: usize = 1_000;
+const SILENT: &str = "the worker ended without a result";

@@ -185,7 +185,7 @@ impl PySettlement {
         instant(py, self.0.finished)
     }
 
-    /// Attempts that failed.
+    /// Attempts that failed; those that were lost, given back or preempted are ``requeues``.
     #[getter]
     fn attempts(&self) -> u32 {
         self.0.attempts

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Mutex;
 
-use libgateway::{Command, Entry, Leaf, Priority, Reply, Step, Submit, Usage};
+use libgateway::{Command, Entry, Leaf, LeaseId, Priority, Reply, Step, Submit, Usage};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -11,11 +11,11 @@ use pyo3::types::PyList;
 
 use super::PyGateway;
 use super::jobs::{LeaseArg, retry_at};
-use super::lease::{PyLease, PySettled};
+use super::lease::{PyLease, PySettled, refused};
 use crate::convert::{Body, GpuSeconds, Moment};
 use crate::errors::of_reply;
 use crate::ids::{JobArg, PyJobId, fresh};
-use crate::policy::PyTimeouts;
+use crate::policy::{PyTimeouts, progress_of};
 use crate::spec::{PyFailure, PyUsage, RouteArg, usage_of};
 use crate::store::OutputArg;
 use crate::values::ToPy;
@@ -90,8 +90,21 @@ impl PySteps {
         self.push(py, Item::Leaf(Leaf::Heartbeat { lease: lease.0 }))
     }
 
-    fn progress(&self, py: Python<'_>, lease: LeaseArg, progress_ppm: u32) -> PyResult<()> {
-        self.push(py, Item::Leaf(Leaf::Progress { lease: lease.0, progress_ppm }))
+    #[pyo3(signature = (lease, progress=None, *, ppm=None, progress_ppm=None))]
+    fn progress(
+        &self,
+        py: Python<'_>,
+        lease: LeaseArg,
+        progress: Option<&Bound<'_, PyAny>>,
+        ppm: Option<u32>,
+        progress_ppm: Option<u32>,
+    ) -> PyResult<()> {
+        // Called by the transaction, not by the one who may have to change the call.
+        let leaf = match progress_of(py, progress, ppm, progress_ppm, 2)? {
+            Some(progress_ppm) => Leaf::Progress { lease: lease.0, progress_ppm },
+            None => Leaf::Heartbeat { lease: lease.0 },
+        };
+        self.push(py, Item::Leaf(leaf))
     }
 
     #[pyo3(signature = (lease, output, *, usage=None, gpu_seconds=None, gpu_ns=None, device="gpu"))]
@@ -206,11 +219,12 @@ impl PyGateway {
         first: bool,
         now_ns: Option<Moment>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let steps: Vec<Step<'static>> =
-            steps.get().with(slf.py(), |items| items.iter().cloned().map(step).collect())?;
+        let (said, steps): (Vec<_>, Vec<_>) = steps.get().with(slf.py(), |items| {
+            (items.iter().flat_map(said_of).collect(), items.iter().cloned().map(step).collect())
+        })?;
         let command = if first { Command::FirstOf(steps) } else { Command::All(steps) };
         let reply = Self::command(slf, now_ns, |gateway, now| gateway.apply(Entry::new(now, command)))?;
-        Self::answer(slf, reply, now_ns.is_some())
+        Self::answer(slf, reply, now_ns.is_some()).map_err(|error| refused(slf, said, error))
     }
 }
 
@@ -243,6 +257,24 @@ impl PyGateway {
             _ => none(),
         }
     }
+}
+
+/// The leases that a step says something of.
+fn said_of(item: &Item) -> Vec<LeaseId> {
+    let leaves = match item {
+        Item::Leaf(leaf) => std::slice::from_ref(leaf),
+        Item::All(leaves) | Item::FirstOf(leaves) => leaves,
+    };
+    let of = |leaf: &Leaf<'static>| match *leaf {
+        Leaf::Heartbeat { lease }
+        | Leaf::Progress { lease, .. }
+        | Leaf::Complete { lease, .. }
+        | Leaf::Fail { lease, .. }
+        | Leaf::Release { lease, .. }
+        | Leaf::CancelLease { lease, .. } => Some(lease),
+        _ => None,
+    };
+    leaves.iter().filter_map(of).collect()
 }
 
 fn owned(usage: Option<&Bound<'_, PyUsage>>) -> Usage<'static> {
