@@ -6,6 +6,7 @@ The calls and their arguments are found by their signatures, so one that is adde
 from __future__ import annotations
 
 import inspect
+import warnings
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import ROUND_CEILING, Decimal, FloatOperation, Inexact, Rounded, localcontext
@@ -21,6 +22,7 @@ from libgateway import (
     BillingPolicy,
     BreakerConfig,
     CircuitBreaker,
+    CombinedLimiter,
     ContradictionError,
     CustomerPolicy,
     Failure,
@@ -43,6 +45,7 @@ from libgateway import (
     RangeInputError,
     Timeouts,
     Usage,
+    WindowLimit,
     WindowLimiter,
     WrongTypeError,
     _native,
@@ -69,7 +72,9 @@ MADE: dict[str, Callable[[], Any]] = {
     "Route": lambda: Route(ROUTE),
     "Submit": lambda: Submit("acme", ROUTE),
     "BillingCollector": lambda: BillingCollector(PriceBook(1)),
+    "WindowLimit": lambda: WindowLimit(1, 1),
     "WindowLimiter": lambda: WindowLimiter(1, 1),
+    "CombinedLimiter": lambda: CombinedLimiter(RateLimiter()),
     "Lease": leased,
     "CircuitBreaker": CircuitBreaker,
     "Gateway": lambda: Gateway(backends=[flux()], seed=1),
@@ -135,7 +140,7 @@ def calls() -> list[tuple[type, str, str]]:
                 continue  # It is only ever read.
             own = cls if method == "__new__" else getattr(cls, method)
             for name in inspect.signature(own).parameters:
-                if name != "self" and name not in ANYTHING:
+                if name != "self" and name not in ANYTHING and name != "limiters":
                     found.append((cls, method, name))
     return found
 
@@ -167,7 +172,10 @@ def call(cls: type, method: str, name: str, value: object) -> Any:
 def misfit(cls: type, method: str, name: str, value: object) -> InputError | None:
     """The error that says that the argument does not fit."""
     try:
-        call(cls, method, name, value)
+        with warnings.catch_warnings():
+            # An integer is progress in parts per million, and warns of that.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            call(cls, method, name, value)
     except InputError as error:
         return error if error.field == name else None
     except GatewayError:
