@@ -9,35 +9,10 @@ from typing_extensions import Self, disjoint_base
 
 from .errors import GatewayError
 from .values import (
-    Advance,
-    BackendKind,
-    Batch,
-    BillingReceipt,
-    BillingRecord,
-    BillingTotals,
-    Corrected,
-    Correction,
-    Body,
-    BreakerState,
-    BreakerStatus,
-    CustomerView,
-    DeviceTime,
-    Event,
-    Evicted,
-    FailureKind,
-    JobState,
-    JobView,
-    Moment,
-    Number,
-    Outcome,
-    RateHeaders,
-    Seconds,
-    Stats,
-    StoredJob,
-    Task,
-    WaitReason,
-    WatchEvent,
-)
+    Advance, BackendKind, Batch, BillingReceipt, BillingRecord, BillingTotals, Corrected, Correction, Body,
+    BreakerState, BreakerStatus, CustomerView, DeviceTime, Event, Evicted, FailureKind, JobState, JobView, Moment,
+    Number, Outcome, RateHeaders, Seconds, Stats, StoredJob, Task, WaitReason, WatchEvent,
+)  # fmt: skip
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
