@@ -139,7 +139,10 @@ impl Job {
     pub(super) fn deadline(&self) -> u64 {
         let total = Self::after(self.begins, self.timeouts.total);
         match (self.now, &self.lease) {
-            (Now::Running { .. }, Some(live)) => live.deadline.min(self.limit(false)).min(self.limit(true)),
+            // A job whose time passed while a silence was none of its time may be leased again before anybody looks.
+            (Now::Running { since }, Some(live)) => {
+                live.deadline.min(self.limit(false)).min(self.limit(true)).max(since)
+            }
             (Now::Waiting { since, hold }, _) => {
                 let start = self.timeouts.start.filter(|_| !self.has_started);
                 // What passed while a worker worked on it is due as soon as it waits.
