@@ -2,7 +2,7 @@
 //!
 //! [`Gateway`] decides who may enter, who runs next and on which backend, what happens when that fails and what it costs.
 //! It does no I/O and reads no clock: the host calls with the present instant, does what the answer says, and calls again
-//! at [`Gateway::next_deadline`]. [`SharedGateway`] is one for many threads.
+//! at [`Gateway::next_deadline`]. [`SharedGateway`] is one for many threads; for other ways to wait there is [`waiting`].
 //!
 //! Every part can be used alone: [`KeyedRateLimiter`], [`CircuitBreaker`], [`FairQueue`], [`JobStore`],
 //! [`BillingCollector`], [`Outbox`], [`Histogram`], [`Backoff`], [`Timers`].
@@ -40,6 +40,7 @@ mod shared;
 mod system_clock;
 mod time;
 mod timers;
+pub mod waiting;
 
 pub use backend::{Backend, BackendKind, Models, SEGMENT_LEN_MAX, SLOTS_MAX, WARM_MAX};
 pub use backoff::{Backoff, BackoffConfig, GiveUpReason, Retry};

@@ -3,7 +3,6 @@
 //! The only part of the crate that needs `std`. It reads no clock either: the host gives one.
 
 use std::boxed::Box;
-use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use std::vec::Vec;
@@ -12,10 +11,11 @@ use crossbeam::channel::{self, Receiver, Select, Sender, TryRecvError, TrySendEr
 use crossbeam::sync::{Parker, Unparker};
 
 use crate::error::{FleetError, Poisoned};
-use crate::gateway::{Abort, Dispatch, Event, EventKind, Gateway, Lease, Transaction};
+use crate::gateway::{Abort, Dispatch, Event, Gateway, Lease, Transaction};
 use crate::id::JobId;
 use crate::job::Outcome;
 use crate::time::Timestamp;
+use crate::waiting::{Bell, Line, News, Reading, Waiters};
 
 /// A [`Gateway`] that any number of threads use at once. Cloning shares it.
 ///
@@ -74,89 +74,39 @@ struct Subscriber {
 
 struct Shared {
     clock: Box<dyn Fn() -> Timestamp + Send + Sync>,
+    /// Callers sleep by the time since then.
+    since: Instant,
     machine: Mutex<Machine>,
 }
 
 struct Machine {
     gateway: Gateway,
-    /// Callers that want any job: one is enough for one change, and it wakes the next if it got something.
-    dispatchers: VecDeque<Waiter>,
-    /// Callers that want something only they know: all are woken by every change.
-    others: Vec<Waiter>,
-    /// Callers that want the end of a job: only that wakes them.
-    watchers: BTreeMap<JobId, BTreeMap<u64, Unparker>>,
+    waiters: Waiters<Unparker>,
     subscribers: Vec<Subscriber>,
-    /// Numbers waiters, so that one that leaves takes only itself away.
-    next_waiter: u64,
-    /// The gateway's changes that waiters were told of.
-    told: u64,
-    /// The event that is told next.
-    next_event: u64,
-    /// The caller that wakes at the gateway's deadline, and that deadline: one of all that wait is enough, as what falls due
-    /// wakes whom it helps.
-    leader: Option<Leader>,
     /// How often callers looked whether what they wait for is there.
     #[cfg(feature = "testing")]
     attempts: u64,
 }
 
-struct Leader {
-    number: u64,
-    at: Instant,
-    unparker: Unparker,
-}
-
-struct Waiter {
-    number: u64,
-    unparker: Unparker,
-}
-
-/// The host's clock and one that does not step, read together.
-#[derive(Clone, Copy)]
-struct Reading {
-    now: Timestamp,
-    instant: Instant,
-}
-
-impl Reading {
-    /// When the host's clock will show `at`, if it does not step; `None`: never.
-    fn instant_of(self, at: Timestamp) -> Option<Instant> {
-        self.instant.checked_add(Duration::from_nanos(at.since(self.now).as_nanos()))
+impl Bell for Unparker {
+    fn ring(&self) {
+        self.unpark();
     }
-}
-
-/// Whether one instant is so much before the other that it is not the same one, told by readings that lie apart a little.
-fn is_nearer(one: Instant, other: Instant) -> bool {
-    other.saturating_duration_since(one) > Duration::from_millis(1)
-}
-
-/// Whom a caller waits with.
-#[derive(Clone, Copy)]
-enum Queue {
-    Dispatchers,
-    Others,
-    Watchers(JobId),
 }
 
 impl SharedGateway {
     /// Shares a gateway. `clock` is the host's: nanoseconds since the Unix epoch. [`SystemClock`](crate::SystemClock) is
     /// one; whichever it is, callers wait as long as it says when they begin, by a clock that does not step.
     pub fn new(gateway: Gateway, clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
-        let (told, next_event) = (gateway.changes(), gateway.next_event());
         let machine = Machine {
+            waiters: Waiters::new(&gateway),
             gateway,
-            dispatchers: VecDeque::new(),
-            others: Vec::new(),
-            watchers: BTreeMap::new(),
             subscribers: Vec::new(),
-            next_waiter: 0,
-            told,
-            next_event,
-            leader: None,
             #[cfg(feature = "testing")]
             attempts: 0,
         };
-        Self { shared: Arc::new(Shared { clock: Box::new(clock), machine: Mutex::new(machine) }) }
+        let shared = Shared { clock: Box::new(clock), since: Instant::now(), machine: Mutex::new(machine) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// Runs anything on the gateway under the lock, at the present instant. Keep it short: everybody waits.
@@ -168,7 +118,8 @@ impl SharedGateway {
         let reading = self.read();
         let guard = Alarm(&mut machine);
         let result = body(&mut guard.0.gateway, reading.now);
-        guard.0.tell(reading);
+        guard.0.tell();
+        guard.0.waiters.lead(&guard.0.gateway, reading);
         Ok(result)
     }
 
@@ -177,7 +128,7 @@ impl SharedGateway {
     /// # Errors
     /// As [`SharedGateway::with`].
     pub fn dispatch(&self, until: Option<Timestamp>) -> Result<Option<Lease>, Poisoned> {
-        self.wait(Queue::Dispatchers, until, |gateway, now| match gateway.dispatch(now) {
+        self.wait(Line::AnyJob, until, |gateway, now| match gateway.dispatch(now) {
             Dispatch::Lease(lease) => Ok(lease),
             Dispatch::Wait { until } => Err(until),
         })
@@ -193,10 +144,11 @@ impl SharedGateway {
         max: u32,
         until: Option<Timestamp>,
     ) -> Result<Result<Vec<Lease>, FleetError>, Poisoned> {
-        let leases = self.wait(Queue::Others, until, |gateway, now| match gateway.dispatch_to(now, backend, max) {
-            Ok(leases) if leases.is_empty() && max > 0 => Err(gateway.next_deadline()),
-            other => Ok(other),
-        })?;
+        let leases =
+            self.wait(Line::AnyChange, until, |gateway, now| match gateway.dispatch_to(now, backend, max) {
+                Ok(leases) if leases.is_empty() && max > 0 => Err(gateway.next_deadline()),
+                other => Ok(other),
+            })?;
         Ok(leases.unwrap_or(Ok(Vec::new())))
     }
 
@@ -209,7 +161,7 @@ impl SharedGateway {
         until: Option<Timestamp>,
         mut body: impl FnMut(&mut Transaction<'_>) -> Result<T, Abort<E>>,
     ) -> Result<Result<T, Abort<E>>, Poisoned> {
-        let done = self.wait(Queue::Others, until, |gateway, now| match gateway.transaction(now, &mut body) {
+        let done = self.wait(Line::AnyChange, until, |gateway, now| match gateway.transaction(now, &mut body) {
             Err(Abort::Retry { until }) => Err([until, gateway.next_deadline()].into_iter().flatten().min()),
             other => Ok(other),
         })?;
@@ -225,7 +177,7 @@ impl SharedGateway {
     /// As [`SharedGateway::with`].
     pub fn outcome(&self, job: JobId, until: Option<Timestamp>) -> Result<Option<Outcome>, Poisoned> {
         self.lock()?.gateway.hold_outcome(job);
-        let outcome = self.wait(Queue::Watchers(job), until, |gateway, now| {
+        let outcome = self.wait(Line::End(job), until, |gateway, now| {
             gateway.advance(now);
             match gateway.outcome(job) {
                 Some(outcome) => Ok(Some(outcome.clone())),
@@ -247,7 +199,7 @@ impl SharedGateway {
         let (sender, events) = channel::bounded(capacity.max(1));
         let (miss, missed) = channel::bounded(1);
         let mut machine = self.lock()?;
-        machine.tell_changes();
+        machine.tell();
         machine.subscribers.push(Subscriber { events: sender, missed: miss });
         Ok(Subscription { events, missed })
     }
@@ -266,9 +218,7 @@ impl SharedGateway {
     /// # Errors
     /// As [`SharedGateway::with`].
     pub fn waiting(&self) -> Result<usize, Poisoned> {
-        let machine = self.lock()?;
-        let watchers: usize = machine.watchers.values().map(BTreeMap::len).sum();
-        Ok(machine.dispatchers.len() + machine.others.len() + watchers)
+        Ok(self.lock()?.waiters.len())
     }
 
     /// Takes the gateway out. `None` while other handles share it, or when a call panicked under the lock.
@@ -281,53 +231,53 @@ impl SharedGateway {
     /// `until`.
     fn wait<T>(
         &self,
-        queue: Queue,
+        line: Line,
         until: Option<Timestamp>,
         mut attempt: impl FnMut(&mut Gateway, Timestamp) -> Result<T, Option<Timestamp>>,
     ) -> Result<Option<T>, Poisoned> {
         let parker = Parker::new();
         let mut end = None;
         loop {
-            let (number, pause) = {
+            let (place, pause) = {
                 let mut machine = self.lock()?;
                 let reading = self.read();
-                let now = reading.now;
                 let guard = Alarm(&mut machine);
-                let result = attempt(&mut guard.0.gateway, now);
-                guard.0.tell_changes();
+                let result = attempt(&mut guard.0.gateway, reading.now);
+                guard.0.tell();
                 drop(guard);
                 #[cfg(feature = "testing")]
                 {
                     machine.attempts += 1;
                 }
+                let Machine { gateway, waiters, .. } = &mut *machine;
                 let wake = match result {
                     Ok(value) => {
-                        // Where there was one there may be more: the next caller looks, and the last one finds nothing.
-                        machine.hand_on(reading);
+                        waiters.leave(gateway, reading);
                         return Ok(Some(value));
                     }
                     Err(wake) => wake,
                 };
-                end = end.or_else(|| until.and_then(|until| reading.instant_of(until)));
-                if until.is_some_and(|until| until <= now) || end.is_some_and(|end| end <= reading.instant) {
-                    machine.hand_on(reading);
+                end = end.or_else(|| until.map(|until| reading.awake_at(until)));
+                if until.is_some_and(|until| until <= reading.now) || end.is_some_and(|end| end <= reading.awake) {
+                    waiters.leave(gateway, reading);
                     return Ok(None);
                 }
-                let number = machine.enlist(queue, parker.unparker().clone());
-                let wake = machine.wake_at(reading, number, wake, parker.unparker());
-                (number, [wake, end].into_iter().flatten().min())
+                let (place, wake) = waiters.enlist(gateway, reading, line, parker.unparker(), wake);
+                (place, [wake, end].into_iter().flatten().min())
             };
-            match pause {
+            // An instant that no clock will show is none.
+            match pause.and_then(|at| self.shared.since.checked_add(Duration::from_nanos(at))) {
                 Some(pause) => parker.park_deadline(pause),
                 None => parker.park(),
             }
-            self.lock()?.delist(queue, number);
+            self.lock()?.waiters.delist(place);
         }
     }
 
     /// Asks the host's clock, and one that does not step: callers wait by that.
     fn read(&self) -> Reading {
-        Reading { now: (self.shared.clock)(), instant: Instant::now() }
+        let awake = u64::try_from(self.shared.since.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        Reading { now: (self.shared.clock)(), awake }
     }
 
     fn lock(&self) -> Result<MutexGuard<'_, Machine>, Poisoned> {
@@ -341,7 +291,7 @@ struct Alarm<'m>(&'m mut Machine);
 impl Drop for Alarm<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            self.0.wake_all();
+            self.0.waiters.wake_all();
             // Their streams end.
             self.0.subscribers.clear();
         }
@@ -349,157 +299,33 @@ impl Drop for Alarm<'_> {
 }
 
 impl Machine {
-    /// Called before the lock is let go of.
-    fn tell(&mut self, reading: Reading) {
-        self.tell_changes();
-        self.lead_on(reading);
-    }
-
-    /// Hands events to subscribers and wakes whom a change may help.
-    fn tell_changes(&mut self) {
-        let changes = self.gateway.changes();
-        if changes == self.told {
-            return;
+    /// Wakes whom changes may help and hands events to subscribers. Called before the lock is let go of.
+    fn tell(&mut self) {
+        let Self { gateway, waiters, subscribers, .. } = self;
+        if subscribers.is_empty() {
+            return waiters.tell(gateway, None);
         }
-        self.told = changes;
-        self.tell_events();
-        self.wake_dispatcher();
-        for waiter in self.others.drain(..) {
-            waiter.unparker.unpark();
-        }
-    }
-
-    fn tell_events(&mut self) {
-        let from = core::mem::replace(&mut self.next_event, self.gateway.next_event());
-        if self.subscribers.is_empty() && self.watchers.is_empty() {
-            return;
-        }
-        let mut expected = from;
-        for event in self.gateway.events_from(from) {
-            if event.number != expected {
-                break;
-            }
-            expected += 1;
-            if let EventKind::Ended(job, _) | EventKind::Forgotten(job) = event.kind {
-                for unparker in self.watchers.remove(&job).into_iter().flat_map(BTreeMap::into_values) {
-                    unparker.unpark();
-                }
-            }
-            self.subscribers.retain(|subscriber| match subscriber.events.try_send(event.clone()) {
-                Ok(()) => true,
-                Err(TrySendError::Full(_)) => {
-                    subscriber.miss();
-                    true
-                }
-                Err(TrySendError::Disconnected(_)) => false,
-            });
-        }
-        if expected == self.next_event {
-            return;
-        }
-        // Events were dropped for want of room, or the host fetched them: nobody knows of what, so all look.
-        self.wake_watchers();
-        self.subscribers.iter().for_each(Subscriber::miss);
-    }
-
-    fn wake_dispatcher(&mut self) {
-        if let Some(waiter) = self.dispatchers.pop_front() {
-            waiter.unparker.unpark();
-        }
-    }
-
-    fn wake_watchers(&mut self) {
-        for unparker in core::mem::take(&mut self.watchers).into_values().flat_map(BTreeMap::into_values) {
-            unparker.unpark();
-        }
-    }
-
-    fn wake_all(&mut self) {
-        self.wake_watchers();
-        for waiter in self.dispatchers.drain(..).chain(self.others.drain(..)) {
-            waiter.unparker.unpark();
-        }
-    }
-
-    /// For one who leaves: the next dispatcher looks, and if nobody wakes at the gateway's deadline any more, somebody
-    /// takes that over.
-    fn hand_on(&mut self, reading: Reading) {
-        self.wake_dispatcher();
-        self.lead_on(reading);
-    }
-
-    /// Sees to it that somebody wakes at the gateway's deadline, if anybody waits. Who is woken for it looks, and leads from
-    /// then on.
-    fn lead_on(&mut self, reading: Reading) {
-        let due = self.gateway.next_deadline().and_then(|due| reading.instant_of(due));
-        let Some(due) = due else { return };
-        match &self.leader {
-            Some(leader) if is_nearer(due, leader.at) => leader.unparker.unpark(),
-            Some(_) => {}
-            None => {
-                let waiter = self.dispatchers.front().or(self.others.first()).map(|waiter| &waiter.unparker);
-                let watcher = || self.watchers.first_key_value().and_then(|(_, all)| all.first_key_value());
-                if let Some(unparker) = waiter.or_else(|| watcher().map(|(_, unparker)| unparker)) {
-                    unparker.unpark();
-                }
-            }
-        }
-    }
-
-    fn enlist(&mut self, queue: Queue, unparker: Unparker) -> u64 {
-        let number = self.next_waiter;
-        self.next_waiter += 1;
-        match queue {
-            Queue::Dispatchers => self.dispatchers.push_back(Waiter { number, unparker }),
-            Queue::Others => self.others.push(Waiter { number, unparker }),
-            Queue::Watchers(job) => _ = self.watchers.entry(job).or_default().insert(number, unparker),
-        }
-        number
-    }
-
-    /// When a caller has to wake by itself: at the instant it named where that is not the gateway's own deadline, at that one
-    /// only if no other caller does.
-    fn wake_at(
-        &mut self,
-        reading: Reading,
-        number: u64,
-        wake: Option<Timestamp>,
-        unparker: &Unparker,
-    ) -> Option<Instant> {
-        let due = self.gateway.next_deadline();
-        let leads = due.and_then(|due| reading.instant_of(due));
-        let leads = leads.filter(|due| self.leader.as_ref().is_none_or(|leader| is_nearer(*due, leader.at)));
-        if let Some(at) = leads {
-            self.leader = Some(Leader { number, at, unparker: unparker.clone() });
-        }
-        let own = wake.filter(|at| due.is_none_or(|due| *at < due)).and_then(|at| reading.instant_of(at));
-        [leads, own].into_iter().flatten().min()
-    }
-
-    /// Takes a waiter away that woke.
-    fn delist(&mut self, queue: Queue, number: u64) {
-        if self.leader.as_ref().is_some_and(|leader| leader.number == number) {
-            self.leader = None;
-        }
-        match queue {
-            Queue::Dispatchers => self.dispatchers.retain(|waiter| waiter.number != number),
-            Queue::Others => self.others.retain(|waiter| waiter.number != number),
-            Queue::Watchers(job) => {
-                if let Some(waiters) = self.watchers.get_mut(&job) {
-                    waiters.remove(&number);
-                    if waiters.is_empty() {
-                        self.watchers.remove(&job);
-                    }
-                }
-            }
-        }
+        waiters.tell(gateway, Some(&mut |news| subscribers.retain(|subscriber| subscriber.hear(news))));
     }
 }
 
 impl Subscriber {
-    fn miss(&self) {
-        // Where one is there already, that is enough.
-        let _ = self.missed.try_send(());
+    /// Tells it. Whether it is there still.
+    fn hear(&self, news: News<'_>) -> bool {
+        let sent = match news {
+            News::Event(event) => self.events.try_send(event.clone()),
+            News::Missed => return self.miss(),
+        };
+        match sent {
+            Ok(()) => true,
+            Err(TrySendError::Full(_)) => self.miss(),
+            Err(TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Tells it to look again. Where it is told so already, that is enough.
+    fn miss(&self) -> bool {
+        !matches!(self.missed.try_send(()), Err(TrySendError::Disconnected(())))
     }
 }
 

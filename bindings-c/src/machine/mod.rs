@@ -8,8 +8,6 @@ mod jobs;
 
 mod lease;
 
-mod lines;
-
 mod work;
 
 mod wait;
@@ -25,8 +23,10 @@ mod watch;
 mod data;
 
 use std::ffi::{c_char, c_void};
+use std::sync::{Arc, Condvar};
 
-use libgateway::{EventKind, Gateway, GatewayConfig, Slices};
+use libgateway::waiting::{Bell, Reading, Waiters};
+use libgateway::{Gateway, GatewayConfig, Slices};
 
 pub use config::*;
 pub(crate) use config::{excess, freed, reserved};
@@ -46,80 +46,59 @@ pub use watch::*;
 pub use work::*;
 pub(crate) use work::{read_failure, read_output, read_usage};
 
-use self::lines::Lines;
 use crate::failure::Failure;
 use crate::guard::guard;
 use crate::handle::{Held, create, find, free, gateway, gateway_bytes, gateway_slices, lock, with};
 use crate::ids::entropy;
 use crate::input::{Out, at, bytes, options};
 use crate::status::*;
+use crate::version::gateway_now;
 
 /// A gateway and those who wait for it, behind one lock.
 pub(crate) struct Machine {
     pub(crate) gateway: Gateway,
-    /// The gateway's changes that waiters were told of.
-    told: u64,
-    /// The event that is looked at next for whom it wakes.
-    next_event: u64,
-    lines: Lines,
+    waiters: Waiters<Ring>,
     /// Rises when somebody wants all waiting calls to end.
     ends: u64,
+    /// How often callers looked whether what they wait for is there.
+    attempts: u64,
+}
+
+/// A caller's bell. Rung and waited for under the lock of the gateway's slot, so none is missed.
+#[derive(Clone, Default)]
+pub(crate) struct Ring(pub(crate) Arc<Condvar>);
+
+impl Bell for Ring {
+    fn ring(&self) {
+        self.0.notify_one();
+    }
 }
 
 impl Machine {
     pub(crate) fn new(gateway: Gateway) -> Self {
-        let (told, next_event) = (gateway.changes(), gateway.next_event());
-        Self { gateway, told, next_event, lines: Lines::default(), ends: 0 }
+        Self { waiters: Waiters::new(&gateway), gateway, ends: 0, attempts: 0 }
     }
 
     /// Wakes everybody who waits.
     pub(crate) fn wake_all(&mut self) {
-        self.lines.wake_all();
+        self.waiters.wake_all();
     }
 
     /// How many callers wait.
     #[cfg(feature = "testing")]
     pub(crate) fn waiting(&self) -> usize {
-        self.lines.waiting()
+        self.waiters.len()
     }
 
     /// How often callers that wait looked.
     #[cfg(feature = "testing")]
     pub(crate) fn attempts(&self) -> u64 {
-        self.lines.attempts
+        self.attempts
     }
 
-    /// Wakes whom what has changed may help.
-    fn tell_changes(&mut self) {
-        let changes = self.gateway.changes();
-        if changes == self.told {
-            return;
-        }
-        self.told = changes;
-        let from = std::mem::replace(&mut self.next_event, self.gateway.next_event());
-        if self.lines.has_watchers() {
-            self.tell_ends(from);
-        }
-        self.lines.wake_dispatcher();
-        self.lines.wake_others();
-    }
-
-    /// Wakes who waits for the end of a job that has ended since an event.
-    fn tell_ends(&mut self, from: u64) {
-        let mut expected = from;
-        for event in self.gateway.events_from(from) {
-            if event.number != expected {
-                break;
-            }
-            expected += 1;
-            if let EventKind::Ended(job, _) | EventKind::Forgotten(job) = event.kind {
-                self.lines.wake_watchers_of(job);
-            }
-        }
-        if expected != self.next_event {
-            // Events were dropped for want of room, or fetched: nobody knows of what, so all look.
-            self.lines.wake_watchers();
-        }
+    /// The clock that callers sleep by, beside what the gateway takes for the host's: that may be another one.
+    fn reading(&self) -> Reading {
+        Reading { now: self.gateway.now(), awake: gateway_now() }
     }
 }
 
@@ -167,8 +146,10 @@ pub(crate) fn look<T>(
 #[inline]
 pub(crate) fn tell(held: &mut Held) -> Result<(), Failure> {
     let machine = held.object::<gateway>()?;
-    machine.tell_changes();
-    machine.lines.lead_on(&machine.gateway);
+    machine.waiters.tell(&machine.gateway, None);
+    if !machine.waiters.is_empty() {
+        machine.waiters.lead(&machine.gateway, machine.reading());
+    }
     Ok(())
 }
 

@@ -3,13 +3,13 @@
 use std::ffi::{c_char, c_void};
 use std::time::Duration;
 
+use libgateway::waiting::Line;
 use libgateway::{Dispatch, Gateway, Outcome, Timestamp};
 
 use super::lease::{hand_out, hand_out_all};
-use super::lines::{Bell, Line};
 use super::read::{gateway_outcome, take_apart};
 use super::transaction::{gateway_tx_body, transact};
-use super::{Machine, enter};
+use super::{Machine, Ring, enter};
 use crate::failure::Failure;
 use crate::guard::guard;
 use crate::handle::{Handle, create, gateway, gateway_bytes, gateway_lease};
@@ -36,33 +36,30 @@ fn wait<T>(
 ) -> Result<Option<T>, Failure> {
     let mut held = enter(gw)?;
     let ends = held.object::<gateway>()?.ends;
-    let bell = Bell::default();
+    let bell = Ring::default();
     loop {
         let now = gateway_now();
         let machine = held.object::<gateway>()?;
         let result = attempt(&mut machine.gateway, now);
-        machine.tell_changes();
-        let Machine { gateway: core, lines, .. } = machine;
-        lines.attempts += 1;
+        let reading = machine.reading();
+        let Machine { gateway: core, waiters, attempts, .. } = machine;
+        waiters.tell(core, None);
+        *attempts += 1;
         let wake = match result {
             Ok(Attempt::NotNow(wake)) if until > now && machine.ends == ends => wake,
             other => {
-                // Where there was one there may be more, and who gives up may have been woken for nothing: the next
-                // caller looks, and the last one finds nothing.
-                lines.wake_dispatcher();
-                lines.lead_on(core);
+                waiters.leave(core, reading);
                 return other.map(|attempt| match attempt {
                     Attempt::Done(value) => Some(value),
                     Attempt::NotNow(_) => None,
                 });
             }
         };
-        let number = lines.enlist(line, &bell);
-        let wake = lines.wake_at(core, number, wake.map(Timestamp::as_nanos), &bell);
+        let (place, wake) = waiters.enlist(core, reading, line, &bell, wake);
         let wake = wake.map_or(until, |wake| wake.min(until));
         let pause = (wake != u64::MAX).then(|| Duration::from_nanos(wake.saturating_sub(now)));
-        held = held.wait(&bell, pause, gateway::NAME)?;
-        held.object::<gateway>()?.lines.delist(line, number);
+        held = held.wait(&bell.0, pause, gateway::NAME)?;
+        held.object::<gateway>()?.waiters.delist(place);
     }
 }
 
@@ -70,7 +67,7 @@ fn wait<T>(
 fn wait_outcome(gw: *mut gateway, id: gateway_job_id, until: u64) -> Result<Option<Option<Outcome>>, Failure> {
     let job = job_id(id);
     enter(gw)?.object::<gateway>()?.gateway.hold_outcome(job);
-    let ended = wait(gw, Line::Watchers(job), until, |gateway, now| {
+    let ended = wait(gw, Line::End(job), until, |gateway, now| {
         gateway.advance(at(now));
         let outcome = gateway.outcome(job).cloned();
         if outcome.is_none() && gateway.is_known(job) {
@@ -100,7 +97,7 @@ pub unsafe extern "C" fn gateway_wait_dispatch(
     guard(|| {
         // SAFETY: the caller's promise.
         let lease = unsafe { Out::required(lease, "lease") }?;
-        let granted = wait(gw, Line::Dispatchers, until, |gateway, now| match gateway.dispatch(at(now)) {
+        let granted = wait(gw, Line::AnyJob, until, |gateway, now| match gateway.dispatch(at(now)) {
             Dispatch::Lease(granted) => Ok(Attempt::Done(hand_out(gateway, now, granted)?)),
             Dispatch::Wait { until } => Ok(Attempt::NotNow(until)),
         })?;
@@ -130,7 +127,7 @@ pub unsafe extern "C" fn gateway_wait_dispatch_to(
             unsafe { (text(backend, "backend")?, outs(leases, max, "leases")?, Out::required(count, "count")?) };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let mut out = Some(out);
-        let granted = wait(gw, Line::Others, until, |gateway, now| {
+        let granted = wait(gw, Line::AnyChange, until, |gateway, now| {
             let granted = gateway.dispatch_to(at(now), backend, max)?;
             // A list is handed out once: the attempt that gets one is the last.
             match out.take_if(|_| !granted.is_empty() || max == 0) {
@@ -213,7 +210,7 @@ pub unsafe extern "C" fn gateway_wait_transaction(
 ) -> gateway_status {
     guard(|| {
         let body = body.ok_or_else(|| Failure::pointer("body"))?;
-        let status = wait(gw, Line::Others, until, |gateway, now| match transact(gateway, now, body, context) {
+        let status = wait(gw, Line::AnyChange, until, |gateway, now| match transact(gateway, now, body, context) {
             GATEWAY_WAIT => Ok(Attempt::NotNow(gateway.next_deadline())),
             status => Ok(Attempt::Done(status)),
         })?;
@@ -233,7 +230,7 @@ pub unsafe extern "C" fn gateway_wait_change(gw: *mut gateway, until: u64, chang
     guard(|| {
         // SAFETY: the caller's promise.
         let (seen, changes) = unsafe { (crate::input::given(changes, "changes")?, Out::required(changes, "changes")?) };
-        let now = wait(gw, Line::Others, until, |gateway, now| {
+        let now = wait(gw, Line::AnyChange, until, |gateway, now| {
             gateway.advance(at(now));
             let present = gateway.changes();
             Ok(if present == seen { Attempt::NotNow(gateway.next_deadline()) } else { Attempt::Done(present) })

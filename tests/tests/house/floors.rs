@@ -14,6 +14,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("mechanisms", &["queue", "limiter", "breaker", "shed", "cache", "capacity"]),
     ("records", &["job", "backend", "billing"]),
     ("machines", &["gateway", "audit", "rental", "reconcile"]),
+    ("waiting", &["waiting"]),
     ("edges", &["wire", "shared", "system_clock"]),
 ];
 
