@@ -293,7 +293,9 @@ impl World {
             let now = self.clock.meant(self.gateway.now().as_nanos());
             silences.iter().for_each(|silence| auditor.bridge(silence));
             auditor.earliest = self.clock.meant(0);
-            auditor.hear(now, &told_by_machine(command, &self.clock), &by_machine(reply.clone(), &self.clock))?;
+            let more = self.gateway.next_deadline().is_some_and(|at| at <= self.gateway.now());
+            let (command, reply) = (told_by_machine(command, &self.clock), by_machine(reply.clone(), &self.clock));
+            auditor.hear(now, more, &command, &reply)?;
         }
         self.check_sometimes()?;
         Ok(reply)

@@ -69,14 +69,15 @@ impl Auditor {
         }
     }
 
-    /// Hears of a command and its reply. `now` is the machine's time after it.
-    pub(super) fn hear(&mut self, now: u64, command: &Command<'static>, reply: &Reply) -> Check {
+    /// Hears of a command and its reply. `now` is the machine's time after it; with `more` due, what is due just then may not
+    /// have been handled: events will tell.
+    pub(super) fn hear(&mut self, now: u64, more: bool, command: &Command<'static>, reply: &Reply) -> Check {
         if now < self.now {
             return Err(format!("time went back from {} to {now}", self.now));
         }
         self.now = now;
         self.earliest_ever = self.earliest_ever.max(self.earliest);
-        self.pass_time();
+        self.pass_time(if more { now.saturating_sub(1) } else { now });
         self.ledger.pass_time(now);
         match (command, reply) {
             (Command::All(steps), Reply::All(replies)) if steps.len() == replies.len() => {
@@ -560,6 +561,11 @@ impl Auditor {
     /// Each job is told to have ended once, and as its reply says.
     pub(super) fn hear_events(&mut self, events: &[Event]) -> Check {
         for event in events {
+            if let EventKind::Ended(id, _) | EventKind::Requeued(id) | EventKind::Retried(id) = &event.kind {
+                if let Some(index) = self.by_id.get(&id.as_u128()).copied() {
+                    self.pass_time_of(index, event.at.as_nanos());
+                }
+            }
             let index = |id: &libgateway::JobId| self.by_id.get(&id.as_u128()).copied();
             match &event.kind {
                 EventKind::Ended(id, state) => {

@@ -221,13 +221,13 @@ impl Auditor {
         }
     }
 
-    /// Lets every deadline up to now happen.
-    pub(super) fn pass_time(&mut self) {
-        let Self { live, jobs, leases, config, now, .. } = self;
+    /// Lets every deadline up to an instant happen.
+    pub(super) fn pass_time(&mut self, until: u64) {
+        let Self { live, jobs, leases, config, .. } = self;
         let mut moved = false;
         live.retain(|index| {
             let job = &mut jobs[*index];
-            while job.deadline() <= *now {
+            while job.deadline() <= until {
                 job.expire(job.deadline(), config);
                 moved = true;
             }
@@ -235,6 +235,18 @@ impl Auditor {
         });
         if moved {
             leases.retain(|_, index| jobs[*index].lease.is_some());
+        }
+    }
+
+    /// A job was told of: what was due of it has happened.
+    pub(super) fn pass_time_of(&mut self, index: usize, until: u64) {
+        let job = &mut self.jobs[index];
+        while !job.has_ended() && job.deadline() <= until {
+            job.expire(job.deadline(), &self.config);
+            self.leases.retain(|_, other| *other != index);
+        }
+        if job.has_ended() {
+            self.live.remove(&index);
         }
     }
 }
