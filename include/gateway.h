@@ -59,9 +59,22 @@
  *   should differ. So a program keeps working with a newer library whose structs are longer; and a newer program with an
  *   older library, as long as it leaves what that does not know at zero.
  * Handles are opaque: they look like pointers and are none. A handle that was freed, is of another kind, or was never given
- *   out is answered GATEWAY_INVALID_HANDLE, always; nothing behind it is touched. Freeing NULL does nothing.
+ *   out is answered GATEWAY_INVALID_HANDLE, always, and at once, also inside of a transaction's callback; nothing behind it
+ *   is touched. Freeing NULL does nothing. Where there can be no more handles a command whose answer is one is not done.
  * Threads. Every function may be called from any thread at any time, also on the same handle: calls on one handle take
  *   turns. Freeing waits until no other thread is inside. Each thread has its own last error.
+ * Forks. What a process made stays its own: in a child made by fork() every handle it inherited is answered GATEWAY_FORKED,
+ *   at once, whatever the threads of the parent were doing; freeing it does nothing and answers the same. A transaction in
+ *   whose callback the child was made answers so, too, when the callback returns. The child may make new handles, and its
+ *   gateway_handles_live() counts those alone. To go on with a gateway in a child, take a snapshot before, and restore it
+ *   there. A child made by vfork(), _Fork() or clone() may call nothing before it execs.
+ *
+ *     pid_t child = fork();
+ *     if (child == 0 && gateway_advance(gw, gateway_now(), NULL) == GATEWAY_FORKED) gw = NULL; // the parent's
+ *
+ * Signals. A signal handler may call gateway_wake_from_signal, gateway_abi_version and gateway_version, and
+ *   gateway_now once the program has called it before. Nothing else: any other function may wait for a lock that the
+ *   thread holds that was interrupted.
  * Defects. Should the library panic, the call returns GATEWAY_PANIC, and its handle GATEWAY_POISONED from then on, until it is
  *   freed. Other handles are not touched.
  *
@@ -146,11 +159,16 @@
 #define GATEWAY_NO_ENTROPY (-8)
 
 /**
- * There are as many handles as there can be (4 194 304): somebody does not free them. Here alone something may have
- * changed: a job that was leased for a handle that could not be had is back in its place, as if its lease had been
- * given back; settlements return to the outbox after `settle_within`.
+ * There are as many handles as there can be (4 194 304): somebody does not free them. A command whose answer is a handle
+ * was not done.
  */
 #define GATEWAY_TOO_MANY_HANDLES (-9)
+
+/**
+ * The handle was made before this process was forked from another one, where it lives on. See "Forks" at the top of this
+ * header.
+ */
+#define GATEWAY_FORKED (-10)
 
 /** A value is empty. */
 #define GATEWAY_EMPTY (-201)
@@ -1907,14 +1925,14 @@ extern "C" {
 /**
  * The ABI of the library that is loaded. A program that loads it by hand compares it with `GATEWAY_ABI_VERSION`.
  *
- * Cannot fail. May be called from any thread.
+ * Cannot fail. May be called from any thread, and from a signal handler.
  */
 uint32_t gateway_abi_version(void);
 
 /**
  * The version of the library that is loaded, as text: "0.1.0". A static string: do not free it.
  *
- * Cannot fail. May be called from any thread.
+ * Cannot fail. May be called from any thread, and from a signal handler.
  */
 const char *gateway_version(void);
 
@@ -1927,7 +1945,7 @@ const char *gateway_version(void);
  * The library itself reads it only in the functions that wait. Everywhere else the caller passes `now`, from this
  * clock, from another one, or from a test that makes time up.
  *
- * Cannot fail. May be called from any thread.
+ * Cannot fail. May be called from any thread; from a signal handler, once it was called outside of one.
  */
 uint64_t gateway_now(void);
 
@@ -2710,6 +2728,23 @@ gateway_status gateway_wait_change(gateway *gw,
  */
 gateway_status gateway_wake(gateway *gw);
 
+/**
+ * `gateway_wake` for a signal handler: it takes no lock and no memory, and leaves no last error. It may interrupt any
+ * function of this library, also inside of a transaction's callback, and a thread that is about to wait is woken, too. Any
+ * other thread may call it as well. On systems other than Linux no signal handler may.
+ *
+ *     static gateway *served; // set before the handler is, and freed after the handler was taken away
+ *
+ *     static void on_terminate(int signal) {
+ *         (void)signal;
+ *         gateway_wake_from_signal(served);
+ *     }
+ *
+ * Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread and any signal
+ * handler.
+ */
+gateway_status gateway_wake_from_signal(gateway *gw);
+
 /* ---- The gateway: several steps as one ------------------------------------------------------------------------------- */
 
 /**
@@ -3254,8 +3289,8 @@ gateway_status gateway_watch_free(gateway_watch *watch);
  * reply is a handle of its own because the command has been done when its length is known: a buffer that is too small
  * would ask for it to be done again. Free it by `gateway_bytes_free`.
  *
- * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_NOT_UTF8`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`.
- * May be called from any thread.
+ * Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_NOT_UTF8`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`;
+ * `GATEWAY_TOO_MANY_HANDLES`. May be called from any thread.
  */
 gateway_status gateway_apply_json(gateway *gw,
                                   const char *entry,

@@ -55,6 +55,11 @@ impl Failure {
         Self::edge(GATEWAY_INVALID_HANDLE, None, format!("this is no live {name} handle"))
     }
 
+    pub(crate) fn forked(name: &str) -> Self {
+        let message = format!("this {name} was made before the process was forked, and lives in the parent alone");
+        Self::edge(GATEWAY_FORKED, None, message)
+    }
+
     pub(crate) fn poisoned() -> Self {
         Poisoned.into()
     }

@@ -1,7 +1,8 @@
 //! libgateway for C and C++. The manual is `include/gateway.h`, which is made from the documentation here.
 //!
-//! The files: `handle` (what an opaque pointer is), `guard` (no panic gets out), `input` and `output` (checks and copies),
-//! `failure` and `status` (errors), and one for each part of the library.
+//! The files: `handle` (what an opaque pointer is), `fork` (what a child has of it), `bell` (what waits sleep on), `guard` (no
+//! panic gets out), `input` and `output` (checks and copies), `failure` and `status` (errors), and one for each part of the
+//! library.
 
 #![allow(
     clippy::missing_safety_doc,
@@ -44,6 +45,8 @@ mod histogram;
 mod backoff;
 
 // What they are made of.
+mod bell;
+mod fork;
 mod guard;
 mod input;
 mod output;

@@ -1,8 +1,10 @@
 //! What functions return: one number, the same as in Rust, Python and HTTP.
 
-use std::ffi::c_char;
+use std::ffi::{CString, c_char};
 
 use libgateway::error;
+
+use crate::fork::Raced;
 
 /// What a function returns. 0: done. Positive: not done, and that is no error (nothing there, not yet, denied).
 /// Negative: an error, nothing has changed; `gateway_last_error_message` tells more. From -201 down the numbers are the
@@ -42,10 +44,12 @@ pub const GATEWAY_PANIC: i32 = -6;
 pub const GATEWAY_REENTERED: i32 = -7;
 /// The system gives no random bytes.
 pub const GATEWAY_NO_ENTROPY: i32 = -8;
-/// There are as many handles as there can be (4 194 304): somebody does not free them. Here alone something may have
-/// changed: a job that was leased for a handle that could not be had is back in its place, as if its lease had been
-/// given back; settlements return to the outbox after `settle_within`.
+/// There are as many handles as there can be (4 194 304): somebody does not free them. A command whose answer is a handle
+/// was not done.
 pub const GATEWAY_TOO_MANY_HANDLES: i32 = -9;
+/// The handle was made before this process was forked from another one, where it lives on. See "Forks" at the top of this
+/// header.
+pub const GATEWAY_FORKED: i32 = -10;
 
 /// A value is empty.
 pub const GATEWAY_EMPTY: i32 = -201;
@@ -144,7 +148,7 @@ pub const GATEWAY_POISONED: i32 = -1501;
 /// Cannot fail. May be called from any thread.
 #[unsafe(no_mangle)]
 pub extern "C" fn gateway_status_name(status: gateway_status) -> *const c_char {
-    let name = NAMES.iter().find(|(own, _)| *own == status).map_or(c"unknown", |(_, name)| name);
+    let name = NAMES.get_or_make(names).iter().find(|(own, _)| *own == status).map_or(c"unknown", |(_, name)| name);
     name.as_ptr()
 }
 
@@ -165,11 +169,14 @@ pub(crate) const EDGE: &[(gateway_status, &str)] = &[
     (GATEWAY_REENTERED, "reentered"),
     (GATEWAY_NO_ENTROPY, "no_entropy"),
     (GATEWAY_TOO_MANY_HANDLES, "too_many_handles"),
+    (GATEWAY_FORKED, "forked"),
 ];
 
 /// Every name once, with the NUL that C wants.
-static NAMES: std::sync::LazyLock<Vec<(gateway_status, std::ffi::CString)>> = std::sync::LazyLock::new(|| {
+static NAMES: Raced<Vec<(gateway_status, CString)>> = Raced::new();
+
+fn names() -> Vec<(gateway_status, CString)> {
     let core = error::all().map(|(number, name)| (-gateway_status::from(number as i16), name));
     let all = EDGE.iter().copied().chain(core);
-    all.map(|(status, name)| (status, std::ffi::CString::new(name).unwrap_or_default())).collect()
-});
+    all.map(|(status, name)| (status, CString::new(name).unwrap_or_default())).collect()
+}

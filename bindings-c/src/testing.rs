@@ -12,7 +12,7 @@ use crate::status::*;
 #[expect(clippy::panic, reason = "that is what it is for")]
 pub unsafe extern "C" fn gateway_testing_panic(handle: *const c_void) -> gateway_status {
     guard(|| {
-        let _held = hold(handle)?;
+        let _held = hold_any(handle)?;
         panic!("on purpose");
     })
 }
@@ -31,4 +31,11 @@ pub unsafe extern "C" fn gateway_testing_waiting(gw: *const gateway) -> u32 {
 pub unsafe extern "C" fn gateway_testing_attempts(gw: *const gateway) -> u64 {
     let attempts = find(gw).and_then(lock::<gateway>).and_then(|mut held| Ok(held.object::<gateway>()?.attempts()));
     attempts.unwrap_or(0)
+}
+
+/// Lets no more than so many further handles be made.
+/// cbindgen:ignore
+#[unsafe(no_mangle)]
+pub extern "C" fn gateway_testing_leave_room_for(handles: u32) {
+    leave_room_for(handles);
 }

@@ -4,6 +4,8 @@ use std::ffi::c_char;
 
 use libgateway::SystemClock;
 
+use crate::fork::Raced;
+
 /// The version of the library, as it is published: breaking changes raise the first number that is not zero.
 pub const GATEWAY_VERSION_MAJOR: u32 = 0;
 /// See `GATEWAY_VERSION_MAJOR`.
@@ -19,7 +21,7 @@ pub const GATEWAY_FOREVER: u64 = 18446744073709551615;
 
 /// The ABI of the library that is loaded. A program that loads it by hand compares it with `GATEWAY_ABI_VERSION`.
 ///
-/// Cannot fail. May be called from any thread.
+/// Cannot fail. May be called from any thread, and from a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn gateway_abi_version() -> u32 {
     GATEWAY_ABI_VERSION
@@ -27,7 +29,7 @@ pub extern "C" fn gateway_abi_version() -> u32 {
 
 /// The version of the library that is loaded, as text: "0.1.0". A static string: do not free it.
 ///
-/// Cannot fail. May be called from any thread.
+/// Cannot fail. May be called from any thread, and from a signal handler.
 #[unsafe(no_mangle)]
 pub extern "C" fn gateway_version() -> *const c_char {
     VERSION.as_ptr().cast()
@@ -41,11 +43,14 @@ pub extern "C" fn gateway_version() -> *const c_char {
 /// The library itself reads it only in the functions that wait. Everywhere else the caller passes `now`, from this
 /// clock, from another one, or from a test that makes time up.
 ///
-/// Cannot fail. May be called from any thread.
+/// Cannot fail. May be called from any thread; from a signal handler, once it was called outside of one.
 #[unsafe(no_mangle)]
 pub extern "C" fn gateway_now() -> u64 {
-    SystemClock::of_process().now().as_nanos()
+    CLOCK.get_or_make(SystemClock::new).now().as_nanos()
 }
+
+/// One for the process. `SystemClock::of_process` is one that a forked child may have to wait for.
+static CLOCK: Raced<SystemClock> = Raced::new();
 
 const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\0");
 

@@ -156,6 +156,8 @@ public:
         return Errors::template give<bool>(status, [&] { return status == GATEWAY_OK; });
     }
     answer<void> wake() { return done(gateway_wake(get())); }
+    /// `wake` for a signal handler; the only function of this class that one may call.
+    gateway_status wake_from_signal() noexcept { return gateway_wake_from_signal(get()); }
 
     /// Tells that a lease's worker lives; its new deadline.
     answer<instant> heartbeat(const lease &own, instant at = now()) {

@@ -11,10 +11,11 @@
 extern "C" {
 #endif
 /* Only the library with its feature `testing` has these: a call that panics while it holds a handle's lock, how many
-   callers wait for a gateway, and how often they looked. */
+   callers wait for a gateway, how often they looked, and how many more handles can be made. */
 gateway_status gateway_testing_panic(const void *handle);
 uint32_t gateway_testing_waiting(const gateway *gw);
 uint64_t gateway_testing_attempts(const gateway *gw);
+void gateway_testing_leave_room_for(uint32_t handles);
 #ifdef __cplusplus
 }
 #endif

@@ -2,8 +2,9 @@
 """Writes a C program that misuses every function of include/gateway.h, one argument at a time.
 
 For each function and each of its arguments it makes a call whose other arguments are right: NULL in the place of a pointer,
-bytes that are no UTF-8 in that of a text, and in that of a handle one that was freed, one of another kind, one that was
-never given out, and one that is poisoned. A function that is new in the header is tried without anybody thinking of it.
+bytes that are no UTF-8 in that of a text, and in that of a handle one that was freed, one of every other kind, one that
+was never given out, one that is poisoned, and one of the process it was forked from. Handles of other kinds are tried inside
+of a transaction's callback, too. A function that is new in the header is tried without anybody thinking of it.
 """
 
 import re
@@ -14,6 +15,7 @@ HANDLES = {
     "gateway_lease": "new_lease()",
     "gateway_settlements": "new_settlements()",
     "gateway_watch": "new_watch()",
+    "gateway_slices": "new_slices()",
     "gateway_bytes": "new_bytes()",
     "gateway_limiter": "new_limiter()",
     "gateway_keyed_limiter": "new_keyed_limiter()",
@@ -46,7 +48,10 @@ RIGHT = {
 }
 
 PRELUDE = r"""/* Written by tests/c/misuse.py. */
+#define _POSIX_C_SOURCE 200809L
 #include "check.h"
+#include <sys/wait.h>
+#include <unistd.h>
 
 static _Alignas(16) char buffer[8192];
 static const char *const model = "dev";
@@ -91,6 +96,14 @@ static gateway_bytes *new_bytes(void) {
     OK(gateway_snapshot(gw, &bytes));
     OK(gateway_free(gw));
     return bytes;
+}
+
+static gateway_slices *new_slices(void) {
+    gateway *gw = flux_gateway(1);
+    gateway_slices *slices = NULL;
+    OK(gateway_slices_new(gw, &slices));
+    OK(gateway_free(gw));
+    return slices;
 }
 
 #define MAKER(type, ...)                          \
@@ -185,20 +198,115 @@ def call(function, parameters, change=None):
     return f"{function}({', '.join(arguments)})"
 
 
+RIGHT_ARGUMENTS = """    gateway_call call = {"r", "acme", "m", NULL};
+    gateway_output output = GATEWAY_OUTPUT_URL("u");
+    gateway_batch batch = {1, 1, 1};
+    gateway_rate rate = a_rate;
+    gateway_window_limit limit = a_limit;
+    gateway_ticket ticket = {0, 0};
+    gateway_backend_options right_options = backend_options();
+    (void)call, (void)output, (void)batch, (void)rate, (void)limit, (void)ticket, (void)right_options;"""
+
+
+def handles_of(parameters):
+    """Where a function takes a handle: the place, its kind, its name."""
+    return [(at, handle_of(kind), own) for at, (kind, own) in enumerate(parameters) if handle_of(kind)]
+
+
+def other_kinds(out, name, parameters):
+    """The function that hands a function a live handle of every other kind, in the place of each of its own. `tx` is the
+    transaction it is called in, or NULL."""
+    out.append(f"static void other_kinds_{name}(gateway_tx *tx) {{")
+    out.append(RIGHT_ARGUMENTS)
+    for _, kind, own in handles_of(parameters):
+        out.append(f"    {kind} *{own} = live_{kind};\n    (void){own};")
+    places = [(at, kind) for at, kind, _ in handles_of(parameters)]
+    if name.startswith("gateway_tx_"):
+        places = [(0, None)]
+    for at, kind in places:
+        cast = f"({parameters[at][0]})"
+        for other in HANDLES:
+            if other != kind:
+                made = call(name, parameters, (at, f"{cast}live_{other}"))
+                out.append(f"    STATUS({made}, GATEWAY_INVALID_HANDLE);")
+        if kind:
+            out.append(f"    if (tx != NULL) STATUS({call(name, parameters, (at, cast + 'tx'))}, GATEWAY_INVALID_HANDLE);")
+    out.append("    (void)tx;\n}\n")
+
+
+def inherited(out, name, parameters):
+    """The function that calls a function in a child with what is its parent's."""
+    out.append(f"static void inherited_{name}(gateway_tx *tx) {{")
+    out.append(RIGHT_ARGUMENTS)
+    for _, kind, own in handles_of(parameters):
+        out.append(f"    {kind} *{own} = live_{kind};\n    (void){own};")
+    if name.startswith("gateway_tx_"):
+        out.append(f"    if (tx != NULL) STATUS({call(name, parameters, (0, 'tx'))}, GATEWAY_FORKED);")
+    else:
+        out.append(f"    STATUS({call(name, parameters)}, GATEWAY_FORKED);")
+    out.append("    (void)tx;\n}\n")
+
+
+def all_of_them(out, tried):
+    """What calls all of these functions: outside and inside of a transaction, and in children made in both places."""
+    for what in ("other_kinds", "inherited"):
+        out.append(f"static void all_{what}(gateway_tx *tx) {{")
+        out.extend(f"    {what}_{name}(tx);" for name in tried)
+        out.append("}\n")
+    out.append("static void make_live(void) {")
+    out.extend(f"    live_{kind} = {maker};" for kind, maker in HANDLES.items())
+    out.append("}\nstatic void free_live(void) {")
+    out.extend(f"    OK({kind}_free(live_{kind}));" for kind in HANDLES)
+    out.append("}\n")
+    out.append(IN_CHILDREN)
+
+
+IN_CHILDREN = r"""
+/* A call that hangs ends the program. */
+static void in_a_child(gateway_tx *tx) {
+    fflush(NULL);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(300);
+        all_inherited(tx);
+        NUMBER(gateway_handles_live(), 0);
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+static gateway_status inside(gateway_tx *tx, void *context) {
+    (void)context;
+    all_other_kinds(tx);
+    in_a_child(tx);
+    return GATEWAY_OK;
+}
+
+static void other_kinds_and_inherited_ones(void) {
+    const uint64_t before = gateway_handles_live();
+    alarm(300);
+    make_live();
+    all_other_kinds(NULL);
+    in_a_child(NULL);
+    OK(gateway_transaction(live_gateway, START, inside, NULL));
+    // Nothing of it has touched what was handed over.
+    free_live();
+    NUMBER(gateway_handles_live(), before);
+    alarm(0);
+}
+"""
+
+
 def misuse(out, name, parameters, doc):
     """The function that misuses a function."""
-    handles = [(at, handle_of(kind), own) for at, (kind, own) in enumerate(parameters) if handle_of(kind)]
+    handles = handles_of(parameters)
     frees = name.endswith("_free")
     inside = name.startswith("gateway_tx_")
     out.append(f"static void misuse_{name}(void) {{")
-    out.append("    gateway_call call = {\"r\", \"acme\", \"m\", NULL};")
-    out.append("    gateway_output output = GATEWAY_OUTPUT_URL(\"u\");")
-    out.append("    gateway_batch batch = {1, 1, 1};")
-    out.append("    gateway_rate rate = a_rate;")
-    out.append("    gateway_window_limit limit = a_limit;")
-    out.append("    gateway_ticket ticket = {0, 0};")
-    out.append("    gateway_backend_options right_options = backend_options();")
-    out.append("    (void)call, (void)output, (void)batch, (void)rate, (void)limit, (void)ticket, (void)right_options;")
+    out.append(RIGHT_ARGUMENTS)
     for _, kind, own in handles:
         out.append(f"    {kind} *{own} = {HANDLES[kind]};")
     for at, (kind, own) in enumerate(parameters):
@@ -207,6 +315,9 @@ def misuse(out, name, parameters, doc):
             made = call(name, parameters, (at, "NULL"))
             said = rf"`\*?{own}`[^.;]{{0,60}}NULL|NULL[^.;]{{0,30}}`{own}`"
             may = re.search(said, doc) or own in ("needed", "buf", "context") or (name, own) in MAY_BE_NULL
+            if name == "gateway_wake_from_signal":
+                out.append(f"    STATUS({made}, GATEWAY_BAD_POINTER);")
+                continue
             out.append(f"    {'any_of' if may else 'bad_pointer'}({made}, \"{own}\");")
         if kind == "const char *" and not inside and not own == "snapshot":
             made = call(name, parameters, (at, '"\\xff\\xfe"'))
@@ -289,14 +400,21 @@ static void any_of_(gateway_status got, const char *call, const char *name) {
 def main():
     """Reads the header and writes the program."""
     out = [PRELUDE, MAKERS, ANSWERS]
-    tried = []
+    out.extend(f"static {kind} *live_{kind};" for kind in HANDLES)
+    tried, with_handles = [], []
     for result, name, parameters, doc in functions(sys.argv[1]):
         if result != "gateway_status" or not parameters or name == "gateway_last_error_status":
             continue
         misuse(out, name, parameters, doc)
         tried.append(name)
+        if handles_of(parameters) or name.startswith("gateway_tx_"):
+            other_kinds(out, name, parameters)
+            inherited(out, name, parameters)
+            with_handles.append(name)
+    all_of_them(out, with_handles)
     out.append("int main(void) {\n")
     out.extend(f"    misuse_{name}();" for name in tried)
+    out.append("    other_kinds_and_inherited_ones();")
     out.append(f"    printf(\"%d functions misused\\n\", {len(tried)});")
     out.append("    gateway_last_error_clear();\n    return 0;\n}")
     with open(sys.argv[2], "w", encoding="utf-8") as program:

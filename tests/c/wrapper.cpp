@@ -6,6 +6,9 @@
 #include <sstream>
 #include <thread>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
 namespace lg = libgateway;
 using namespace std::chrono_literals;
 
@@ -303,8 +306,32 @@ static void parts_stand_alone() {
     CHECK(*backoff.next(id_of(1), 1, start, start) == start + 1s && !backoff.next(id_of(1), 4, start, start));
 }
 
+/* What belongs to the parent goes as quietly as anything else. */
+static void a_child_is_told_what_is_its_parents() {
+    lg::gateway gw = flux();
+    std::fflush(nullptr);
+    const pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        {
+            lg::gateway inherited = std::move(gw);
+            STATUS(thrown([&] { inherited.dispatch(start); }), GATEWAY_FORKED);
+            STATUS(inherited.wake_from_signal(), GATEWAY_FORKED);
+        }
+        lg::gateway own = flux();
+        CHECK(!own.dispatch(start).has_value());
+        _exit(0);
+    }
+    int status = 0;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    CHECK(!gw.dispatch(start).has_value());
+    OK(gw.wake_from_signal());
+}
+
 int main() {
     a_job_runs();
+    a_child_is_told_what_is_its_parents();
     errors_are_exceptions_and_nothing_has_happened();
     errors_are_results_by_choice();
     transactions_are_callables();

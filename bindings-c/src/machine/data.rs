@@ -8,7 +8,7 @@ use libgateway::{Entry, Reply};
 use super::{command, look};
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{create, gateway, gateway_bytes};
+use crate::handle::{gateway, gateway_bytes, reserve};
 use crate::input::{Out, bytes, utf8};
 use crate::output::copy_text;
 use crate::status::*;
@@ -22,8 +22,8 @@ use crate::status::*;
 /// reply is a handle of its own because the command has been done when its length is known: a buffer that is too small
 /// would ask for it to be done again. Free it by `gateway_bytes_free`.
 ///
-/// Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_NOT_UTF8`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`.
-/// May be called from any thread.
+/// Errors: `GATEWAY_BAD_POINTER`; `GATEWAY_NOT_UTF8`; `GATEWAY_INVALID_HANDLE`; `GATEWAY_POISONED`; `GATEWAY_REENTERED`;
+/// `GATEWAY_TOO_MANY_HANDLES`. May be called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_apply_json(
     gw: *mut gateway,
@@ -35,13 +35,15 @@ pub unsafe extern "C" fn gateway_apply_json(
         // SAFETY: the caller's promise.
         let (reply, entry) = unsafe { (Out::required(reply, "reply")?, bytes(entry.cast(), entry_len, "entry")?) };
         let entry = utf8(entry, "entry")?;
-        let told = command(gw, |gateway| {
-            Ok(match Entry::from_json(entry) {
+        let (mut place, told) = command(gw, |gateway| {
+            let place = reserve(1)?;
+            let told = match Entry::from_json(entry) {
                 Ok(entry) => gateway.apply(entry),
                 Err(error) => Reply::Error(ErrorReply::from(&error)),
-            })
+            };
+            Ok((place, told))
         })?;
-        create(told.to_json().into_bytes(), reply)?;
+        reply.set(place.fill(told.to_json().into_bytes()));
         Ok(GATEWAY_OK)
     })
 }

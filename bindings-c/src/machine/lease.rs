@@ -2,13 +2,13 @@
 
 use std::ffi::{c_char, c_void};
 
-use libgateway::{Gateway, Lease};
+use libgateway::{Dispatch, Gateway, Lease};
 
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{free, gateway_lease, insert, with};
+use crate::handle::{Places, free, gateway_lease, reserve, with};
 use crate::ids::gateway_job_id;
-use crate::input::{Out, OutList, at};
+use crate::input::{Out, OutList, instant_or_forever};
 use crate::names::{GATEWAY_NAME_CAP, GATEWAY_ROUTE_CAP, task_number};
 use crate::output::{copy_bytes, fixed, id_out};
 use crate::status::*;
@@ -60,35 +60,39 @@ impl gateway_lease_info {
     }
 }
 
-/// Makes a handle of a lease that was just granted; where there is none, the lease is taken back.
-pub(crate) fn hand_out(gateway: &mut Gateway, now: u64, lease: Lease) -> Result<*mut gateway_lease, Failure> {
-    let id = lease.id;
-    insert(lease).inspect_err(|_| {
-        // It was granted in this very call, so it is there.
-        let _ = gateway.release(at(now), id);
-    })
-}
-
-/// Makes handles of leases that were just granted. Those for which there is no handle any more are taken back; without a
-/// single one it is an error.
-pub(crate) fn hand_out_all(
-    gateway: &mut Gateway,
-    now: u64,
-    leases: Vec<Lease>,
-    mut out: OutList<'_, *mut gateway_lease>,
-) -> Result<usize, Failure> {
-    let mut failed = None;
-    for lease in leases {
-        match hand_out(gateway, now, lease) {
-            Ok(handle) => out.push(handle),
-            Err(failure) => failed = Some(failure),
+/// Makes a handle of a lease that was just granted, or tells until when there is none.
+pub(super) fn leased(
+    dispatch: Dispatch,
+    mut place: Places,
+    lease: Out<*mut gateway_lease>,
+    until: Out<u64>,
+) -> Result<gateway_status, Failure> {
+    match dispatch {
+        Dispatch::Lease(granted) => {
+            lease.set(place.fill(granted));
+            Ok(GATEWAY_OK)
+        }
+        Dispatch::Wait { until: when } => {
+            until.set(instant_or_forever(when));
+            Ok(GATEWAY_WAIT)
         }
     }
-    match failed {
-        Some(failure) if out.len() == 0 => Err(failure),
-        _ => Ok(out.len()),
-    }
 }
+
+/// Reserves places for the leases that a backend may be granted at once.
+pub(super) fn places_for(gateway: &Gateway, backend: &str, max: u32) -> Result<Places, Failure> {
+    let most = if max > FEW { gateway.backend(backend).map_or(0, |own| own.backend.slots).min(max) } else { max };
+    reserve(most)
+}
+
+/// Makes handles of leases that were just granted. Returns how many.
+pub(super) fn hand_out(leases: Vec<Lease>, mut places: Places, mut out: OutList<'_, *mut gateway_lease>) -> usize {
+    leases.into_iter().for_each(|lease| out.push(places.fill(lease)));
+    out.len()
+}
+
+/// For so many places nobody asks how many slots the backend has.
+const FEW: u32 = 64;
 
 /// Reads all a lease says but its payload.
 ///

@@ -23,10 +23,9 @@ mod watch;
 mod data;
 
 use std::ffi::{c_char, c_void};
-use std::sync::{Arc, Condvar};
 
-use libgateway::waiting::{Bell, Reading, Waiters};
-use libgateway::{Gateway, GatewayConfig, Slices};
+use libgateway::waiting::{Reading, Waiters};
+use libgateway::{Gateway, GatewayConfig};
 
 pub use config::*;
 pub(crate) use config::{excess, freed, reserved};
@@ -46,9 +45,10 @@ pub use watch::*;
 pub use work::*;
 pub(crate) use work::{read_failure, read_output, read_usage};
 
+use crate::bell::Bell;
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{Held, create, find, free, gateway, gateway_bytes, gateway_slices, lock, with};
+use crate::handle::{Found, Held, create, find, free, gateway, gateway_bytes, gateway_slices, lock, reserve};
 use crate::ids::entropy;
 use crate::input::{Out, at, bytes, options};
 use crate::status::*;
@@ -57,26 +57,14 @@ use crate::version::gateway_now;
 /// A gateway and those who wait for it, behind one lock.
 pub(crate) struct Machine {
     pub(crate) gateway: Gateway,
-    waiters: Waiters<Ring>,
-    /// Rises when somebody wants all waiting calls to end.
-    ends: u64,
+    waiters: Waiters<Bell>,
     /// How often callers looked whether what they wait for is there.
     attempts: u64,
 }
 
-/// A caller's bell. Rung and waited for under the lock of the gateway's slot, so none is missed.
-#[derive(Clone, Default)]
-pub(crate) struct Ring(pub(crate) Arc<Condvar>);
-
-impl Bell for Ring {
-    fn ring(&self) {
-        self.0.notify_one();
-    }
-}
-
 impl Machine {
     pub(crate) fn new(gateway: Gateway) -> Self {
-        Self { waiters: Waiters::new(&gateway), gateway, ends: 0, attempts: 0 }
+        Self { waiters: Waiters::new(&gateway), gateway, attempts: 0 }
     }
 
     /// Wakes everybody who waits.
@@ -112,10 +100,14 @@ impl Drop for Machine {
 /// the other, would wait for ever.
 #[inline]
 pub(crate) fn enter(gateway: *const gateway) -> Result<Held, Failure> {
-    if transaction::is_inside() {
-        return Err(Failure::reentered());
-    }
-    lock::<gateway>(find(gateway)?)
+    lock::<gateway>(outside(gateway)?)
+}
+
+/// Where a gateway is, unless this thread is inside a transaction.
+#[inline]
+pub(crate) fn outside(gateway: *const gateway) -> Result<Found, Failure> {
+    let found = find(gateway)?;
+    if transaction::is_inside() { Err(Failure::reentered()) } else { Ok(found) }
 }
 
 /// Runs a command, and wakes whom its change may help.
@@ -204,7 +196,12 @@ pub unsafe extern "C" fn gateway_new_json(
 /// Errors: `GATEWAY_INVALID_HANDLE`; `GATEWAY_REENTERED`. May be called from any thread.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_free(gw: *mut gateway) -> gateway_status {
-    guard(|| if transaction::is_inside() { Err(Failure::reentered()) } else { free(gw) })
+    guard(|| {
+        if !gw.is_null() {
+            outside(gw)?;
+        }
+        free(gw)
+    })
 }
 
 /// The whole state as bytes, from which `gateway_restore` makes a gateway that goes on. Free them by `gateway_bytes_free`.
@@ -251,9 +248,13 @@ pub unsafe extern "C" fn gateway_slices_next(
         // SAFETY: the caller's promise.
         let slice = unsafe { Out::required(slice, "slice") }?;
         // The gateway's lock comes first: it may be held while that of any other handle is taken, never the other way.
-        let bytes = look(gw, |gateway| with(slices, |slices: &mut Slices| Ok(slices.next(gateway)?)))?;
+        let own = find(slices)?;
+        let (mut place, bytes) = look(gw, |gateway| {
+            let mut slices = lock::<gateway_slices>(own)?;
+            Ok((reserve(1)?, slices.object::<gateway_slices>()?.next(gateway)?))
+        })?;
         let Some(bytes) = bytes else { return Ok(GATEWAY_NONE) };
-        create(bytes, slice)?;
+        slice.set(place.fill(bytes));
         Ok(GATEWAY_OK)
     })
 }

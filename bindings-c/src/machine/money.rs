@@ -11,7 +11,7 @@ use super::jobs::done;
 use super::work::{gateway_usage, read_usage};
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{create, free, gateway, gateway_settlements, with};
+use crate::handle::{free, gateway, gateway_settlements, reserve, with};
 use crate::ids::gateway_job_id;
 use crate::input::{Out, at, given, instant_or_forever, list, text};
 use crate::names::{GATEWAY_NAME_CAP, GATEWAY_ROUTE_CAP, state_number, task_number};
@@ -253,11 +253,9 @@ pub unsafe extern "C" fn gateway_take_settlements(
     guard(|| {
         // SAFETY: the caller's promise.
         let settlements = unsafe { Out::required(settlements, "settlements") }?;
-        let Some(taken) = command(gw, |gateway| Ok(gateway.take_settlements(at(now), max)))? else {
-            return Ok(GATEWAY_NONE);
-        };
-        // Without a handle they return to the outbox by themselves.
-        create(taken, settlements)?;
+        let (mut place, taken) = command(gw, |gateway| Ok((reserve(1)?, gateway.take_settlements(at(now), max))))?;
+        let Some(taken) = taken else { return Ok(GATEWAY_NONE) };
+        settlements.set(place.fill(taken));
         Ok(GATEWAY_OK)
     })
 }

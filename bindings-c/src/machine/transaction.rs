@@ -7,20 +7,22 @@ use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use libgateway::{Abort, Dispatch, Gateway, LeaseId, Route, Transaction};
+use libgateway::{Abort, Gateway, LeaseId, Route, Transaction};
 
 use super::command;
 use super::jobs::{gateway_submit_options, read_submit};
+use super::lease::{hand_out, leased};
 use super::money::gateway_corrected;
 use super::work::{
     gateway_after_failure, gateway_failure, gateway_output, gateway_settled, gateway_usage, read_failure, read_output,
     read_usage,
 };
 use crate::failure::Failure;
+use crate::fork::forks;
 use crate::guard::guard;
-use crate::handle::{gateway, gateway_lease, insert};
+use crate::handle::{gateway, gateway_lease, reserve};
 use crate::ids::gateway_job_id;
-use crate::input::{Out, OutList, at, instant_or_forever, job_id, outs, text};
+use crate::input::{Out, at, job_id, outs, text};
 use crate::output::id_out;
 use crate::status::*;
 
@@ -39,6 +41,8 @@ pub type gateway_tx_body = Option<unsafe extern "C" fn(tx: *mut gateway_tx, cont
 /// A transaction this thread is inside of.
 struct Frame {
     number: u64,
+    /// The process it began in, as [`forks`] counts.
+    forks: u32,
     /// Lives in the frame of [`run`] that pushed this, and is used through here only while that is on the stack.
     tx: *mut Transaction<'static>,
 }
@@ -74,15 +78,20 @@ pub(crate) fn run(
             INSIDE.fetch_sub(1, Ordering::Relaxed);
         }
     }
-    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    let (number, forks) = (NEXT.fetch_add(1, Ordering::Relaxed), forks());
     INSIDE.fetch_add(1, Ordering::Relaxed);
-    FRAMES.with_borrow_mut(|frames| frames.push(Frame { number, tx: (&raw mut *tx).cast() }));
+    FRAMES.with_borrow_mut(|frames| frames.push(Frame { number, forks, tx: (&raw mut *tx).cast() }));
     let leave = Leave;
     let handle = std::ptr::without_provenance_mut((number << 4 | TAG) as usize);
     // SAFETY: the caller of `gateway_transaction` gave the callback with its context.
     let status = unsafe { body(handle, context) };
     drop(leave);
-    if status == GATEWAY_OK { Ok(()) } else { Err(Abort::Error(status)) }
+    match status {
+        // A child that was forked inside of the callback: the steps are the parent's.
+        _ if crate::fork::forks() != forks => Err(Abort::Error(GATEWAY_FORKED)),
+        GATEWAY_OK => Ok(()),
+        status => Err(Abort::Error(status)),
+    }
 }
 
 /// Does a step of a transaction.
@@ -97,6 +106,7 @@ fn step<T>(
     let found = FRAMES.with_borrow(|frames| {
         let known = |frame: &Frame| (frame.number << 4 | TAG) == number;
         match frames.last() {
+            Some(frame) if known(frame) && frame.forks != forks() => Err(Failure::forked("transaction")),
             Some(frame) if known(frame) => Ok(frame.tx),
             _ if frames.iter().any(known) => Err(Failure::reentered()),
             _ => Err(Failure::handle("tx")),
@@ -226,7 +236,10 @@ pub unsafe extern "C" fn gateway_tx_dispatch(
     guard(|| {
         // SAFETY: the caller's promise.
         let (lease, until) = unsafe { (Out::required(lease, "lease")?, Out::optional(until, "until")?) };
-        step(tx, |tx| leased(tx, |tx| Ok(tx.dispatch()), lease, until))
+        step(tx, |tx| {
+            let place = reserve(1)?;
+            leased(tx.dispatch(), place, lease, until)
+        })
     })
 }
 
@@ -245,29 +258,11 @@ pub unsafe extern "C" fn gateway_tx_dispatch_route(
         let (route, lease, until) =
             unsafe { (text(route, "route")?, Out::required(lease, "lease")?, Out::optional(until, "until")?) };
         let route = Route::parse(route)?;
-        step(tx, |tx| leased(tx, |tx| Ok(tx.dispatch_route(&route)?), lease, until))
+        step(tx, |tx| {
+            let place = reserve(1)?;
+            leased(tx.dispatch_route(&route)?, place, lease, until)
+        })
     })
-}
-
-fn leased(
-    tx: &mut Transaction<'_>,
-    dispatch: impl FnOnce(&mut Transaction<'_>) -> Result<Dispatch, Failure>,
-    lease: Out<*mut gateway_lease>,
-    until: Out<u64>,
-) -> Result<gateway_status, Failure> {
-    match dispatch(tx)? {
-        Dispatch::Lease(granted) => {
-            let id = granted.id;
-            lease.set(insert(granted).inspect_err(|_| {
-                let _ = tx.release(id);
-            })?);
-            Ok(GATEWAY_OK)
-        }
-        Dispatch::Wait { until: when } => {
-            until.set(instant_or_forever(when));
-            Ok(GATEWAY_WAIT)
-        }
-    }
 }
 
 /// As `gateway_dispatch_to`.
@@ -283,21 +278,23 @@ pub unsafe extern "C" fn gateway_tx_dispatch_to(
 ) -> gateway_status {
     guard(|| {
         // SAFETY: the caller's promise.
-        let (backend, mut leases, count): (_, OutList<'_, _>, _) =
+        let (backend, leases, count) =
             unsafe { (text(backend, "backend")?, outs(leases, max, "leases")?, Out::required(count, "count")?) };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
-        step(tx, |tx| {
-            for granted in tx.dispatch_to(backend, max)? {
-                let id = granted.id;
-                match insert(granted) {
-                    Ok(handle) => leases.push(handle),
-                    Err(_) => drop(tx.release(id)),
-                }
-            }
-            Ok(())
+        let granted = step(tx, |tx| {
+            // Steps can be taken back, so no more places are reserved than there are leases.
+            let attempt = tx.attempt(|tx| {
+                let granted = tx.dispatch_to(backend, max).map_err(|error| Abort::Error(error.into()))?;
+                let places = reserve(granted.len() as u32).map_err(Abort::Error)?;
+                Ok(hand_out(granted, places, leases))
+            });
+            attempt.map_err(|abort| match abort {
+                Abort::Error(failure) => failure,
+                Abort::Retry { .. } => Failure::reentered(),
+            })
         })?;
-        count.set(leases.len());
-        Ok(if leases.len() == 0 { GATEWAY_WAIT } else { GATEWAY_OK })
+        count.set(granted);
+        Ok(if granted == 0 { GATEWAY_WAIT } else { GATEWAY_OK })
     })
 }
 

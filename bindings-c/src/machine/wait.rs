@@ -6,13 +6,13 @@ use std::time::Duration;
 use libgateway::waiting::Line;
 use libgateway::{Dispatch, Gateway, Outcome, Timestamp};
 
-use super::lease::{hand_out, hand_out_all};
+use super::lease::{hand_out, places_for};
 use super::read::{gateway_outcome, take_apart};
 use super::transaction::{gateway_tx_body, transact};
-use super::{Machine, Ring, enter};
+use super::{Machine, enter, outside};
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{Handle, create, gateway, gateway_bytes, gateway_lease};
+use crate::handle::{Handle, end_waits, gateway, gateway_bytes, gateway_lease, reserve};
 use crate::ids::gateway_job_id;
 use crate::input::{Out, at, job_id, outs, text};
 use crate::names::state_number;
@@ -35,8 +35,7 @@ fn wait<T>(
     mut attempt: impl FnMut(&mut Gateway, u64) -> Result<Attempt<T>, Failure>,
 ) -> Result<Option<T>, Failure> {
     let mut held = enter(gw)?;
-    let ends = held.object::<gateway>()?.ends;
-    let bell = Ring::default();
+    let waiting = held.waiting();
     loop {
         let now = gateway_now();
         let machine = held.object::<gateway>()?;
@@ -46,7 +45,7 @@ fn wait<T>(
         waiters.tell(core, None);
         *attempts += 1;
         let wake = match result {
-            Ok(Attempt::NotNow(wake)) if until > now && machine.ends == ends => wake,
+            Ok(Attempt::NotNow(wake)) if until > now && !waiting.has_ended() => wake,
             other => {
                 waiters.leave(core, reading);
                 return other.map(|attempt| match attempt {
@@ -55,10 +54,10 @@ fn wait<T>(
                 });
             }
         };
-        let (place, wake) = waiters.enlist(core, reading, line, &bell, wake);
+        let (place, wake) = waiters.enlist(core, reading, line, &waiting, wake);
         let wake = wake.map_or(until, |wake| wake.min(until));
         let pause = (wake != u64::MAX).then(|| Duration::from_nanos(wake.saturating_sub(now)));
-        held = held.wait(&bell.0, pause, gateway::NAME)?;
+        held = held.wait(&waiting, pause, gateway::NAME)?;
         held.object::<gateway>()?.waiters.delist(place);
     }
 }
@@ -97,9 +96,12 @@ pub unsafe extern "C" fn gateway_wait_dispatch(
     guard(|| {
         // SAFETY: the caller's promise.
         let lease = unsafe { Out::required(lease, "lease") }?;
-        let granted = wait(gw, Line::AnyJob, until, |gateway, now| match gateway.dispatch(at(now)) {
-            Dispatch::Lease(granted) => Ok(Attempt::Done(hand_out(gateway, now, granted)?)),
-            Dispatch::Wait { until } => Ok(Attempt::NotNow(until)),
+        let granted = wait(gw, Line::AnyJob, until, |gateway, now| {
+            let mut place = reserve(1)?;
+            Ok(match gateway.dispatch(at(now)) {
+                Dispatch::Lease(granted) => Attempt::Done(place.fill(granted)),
+                Dispatch::Wait { until } => Attempt::NotNow(until),
+            })
         })?;
         Ok(granted.map_or(GATEWAY_WAIT, |handle| {
             lease.set(handle);
@@ -128,10 +130,11 @@ pub unsafe extern "C" fn gateway_wait_dispatch_to(
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let mut out = Some(out);
         let granted = wait(gw, Line::AnyChange, until, |gateway, now| {
+            let places = places_for(gateway, backend, max)?;
             let granted = gateway.dispatch_to(at(now), backend, max)?;
             // A list is handed out once: the attempt that gets one is the last.
             match out.take_if(|_| !granted.is_empty() || max == 0) {
-                Some(out) => Ok(Attempt::Done(hand_out_all(gateway, now, granted, out)?)),
+                Some(out) => Ok(Attempt::Done(hand_out(granted, places, out))),
                 None => Ok(Attempt::NotNow(gateway.next_deadline())),
             }
         })?;
@@ -184,12 +187,13 @@ pub unsafe extern "C" fn gateway_wait_outcome(
     guard(|| {
         // SAFETY: the caller's promise.
         let (outcome, bytes) = unsafe { (Out::required(outcome, "outcome")?, Out::required(bytes, "bytes")?) };
+        let mut place = reserve(1)?;
         Ok(match wait_outcome(gw, job, until)? {
             None => GATEWAY_WAIT,
             Some(None) => GATEWAY_NONE,
             Some(Some(own)) => {
                 let (told, content) = take_apart(&own);
-                create(content.into_owned(), bytes)?;
+                bytes.set(place.fill(content.into_owned()));
                 outcome.set(told);
                 GATEWAY_OK
             }
@@ -251,10 +255,29 @@ pub unsafe extern "C" fn gateway_wait_change(gw: *mut gateway, until: u64, chang
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn gateway_wake(gw: *mut gateway) -> gateway_status {
     guard(|| {
-        let mut held = enter(gw)?;
-        let machine = held.object::<gateway>()?;
-        machine.ends += 1;
-        machine.wake_all();
-        Ok(GATEWAY_OK)
+        outside(gw)?;
+        match end_waits(gw) {
+            Ok(GATEWAY_POISONED) => Err(Failure::poisoned()),
+            Ok(status) => Ok(status),
+            Err(dead) => Err(dead.failure(gateway::NAME)),
+        }
     })
+}
+
+/// `gateway_wake` for a signal handler: it takes no lock and no memory, and leaves no last error. It may interrupt any
+/// function of this library, also inside of a transaction's callback, and a thread that is about to wait is woken, too. Any
+/// other thread may call it as well. On systems other than Linux no signal handler may.
+///
+///     static gateway *served; // set before the handler is, and freed after the handler was taken away
+///
+///     static void on_terminate(int signal) {
+///         (void)signal;
+///         gateway_wake_from_signal(served);
+///     }
+///
+/// Errors: `GATEWAY_BAD_POINTER`, `GATEWAY_INVALID_HANDLE`, `GATEWAY_POISONED`. May be called from any thread and any signal
+/// handler.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn gateway_wake_from_signal(gw: *mut gateway) -> gateway_status {
+    end_waits(gw).unwrap_or_else(|dead| dead.status())
 }

@@ -2,9 +2,9 @@
 
 use libgateway::{Event, EventKind, Outcome, Watch, WatchEvent, WatchStep};
 
-use super::{Machine, command, enter, look};
+use super::{command, look};
 use crate::guard::guard;
-use crate::handle::{create, free, gateway, gateway_watch, with};
+use crate::handle::{create, find, free, gateway, gateway_watch, lock};
 use crate::ids::gateway_job_id;
 use crate::input::{Out, job_id, outs};
 use crate::names::state_number;
@@ -219,16 +219,16 @@ pub unsafe extern "C" fn gateway_watch_poll(
         // SAFETY: the caller's promise.
         let event = unsafe { Out::required(event, "event") }?;
         // The gateway's lock comes first: it may be held while that of any other handle is taken, never the other way.
-        let mut held = enter(gw)?;
-        let machine: &mut Machine = held.object::<gateway>()?;
-        with(watch, |watch| match watch.poll(&machine.gateway) {
+        let own = find(watch)?;
+        let step = look(gw, |gateway| Ok(lock::<gateway_watch>(own)?.object::<gateway_watch>()?.poll(gateway)))?;
+        match step {
             WatchStep::Event(news) => {
                 event.set(news.into());
                 Ok(GATEWAY_OK)
             }
             WatchStep::Wait => Ok(GATEWAY_WAIT),
             WatchStep::Done => Ok(GATEWAY_NONE),
-        })
+        }
     })
 }
 

@@ -2,13 +2,13 @@
 
 use std::ffi::{c_char, c_void};
 
-use libgateway::{Advance, AfterFailure, Dispatch, Failure as Attempt, LeaseId, Money, Output, Route, Settled, Usage};
+use libgateway::{Advance, AfterFailure, Failure as Attempt, LeaseId, Money, Output, Route, Settled, Usage};
 
-use super::lease::{hand_out, hand_out_all};
+use super::lease::{hand_out, leased, places_for};
 use super::{command, look};
 use crate::failure::Failure;
 use crate::guard::guard;
-use crate::handle::{gateway, gateway_lease};
+use crate::handle::{gateway, gateway_lease, reserve};
 use crate::ids::gateway_job_id;
 use crate::input::{
     Options, Out, at, bytes, choice, given, instant_or_forever, job_id, list, optional_span, optional_text, options,
@@ -233,15 +233,9 @@ pub unsafe extern "C" fn gateway_dispatch(
     guard(|| {
         // SAFETY: the caller's promise.
         let (lease, until) = unsafe { (Out::required(lease, "lease")?, Out::optional(until, "until")?) };
-        command(gw, |gateway| match gateway.dispatch(at(now)) {
-            Dispatch::Lease(granted) => {
-                lease.set(hand_out(gateway, now, granted)?);
-                Ok(GATEWAY_OK)
-            }
-            Dispatch::Wait { until: when } => {
-                until.set(instant_or_forever(when));
-                Ok(GATEWAY_WAIT)
-            }
+        command(gw, |gateway| {
+            let place = reserve(1)?;
+            leased(gateway.dispatch(at(now)), place, lease, until)
         })
     })
 }
@@ -263,15 +257,9 @@ pub unsafe extern "C" fn gateway_dispatch_route(
         let (route, lease, until) =
             unsafe { (text(route, "route")?, Out::required(lease, "lease")?, Out::optional(until, "until")?) };
         let route = Route::parse(route)?;
-        command(gw, |gateway| match gateway.dispatch_route(at(now), &route)? {
-            Dispatch::Lease(granted) => {
-                lease.set(hand_out(gateway, now, granted)?);
-                Ok(GATEWAY_OK)
-            }
-            Dispatch::Wait { until: when } => {
-                until.set(instant_or_forever(when));
-                Ok(GATEWAY_WAIT)
-            }
+        command(gw, |gateway| {
+            let place = reserve(1)?;
+            leased(gateway.dispatch_route(at(now), &route)?, place, lease, until)
         })
     })
 }
@@ -302,8 +290,8 @@ pub unsafe extern "C" fn gateway_dispatch_to(
             unsafe { (text(backend, "backend")?, outs(leases, max, "leases")?, Out::required(count, "count")?) };
         let max = u32::try_from(max).unwrap_or(u32::MAX);
         let granted = command(gw, |gateway| {
-            let granted = gateway.dispatch_to(at(now), backend, max)?;
-            hand_out_all(gateway, now, granted, leases)
+            let places = places_for(gateway, backend, max)?;
+            Ok(hand_out(gateway.dispatch_to(at(now), backend, max)?, places, leases))
         })?;
         count.set(granted);
         Ok(if granted == 0 { GATEWAY_WAIT } else { GATEWAY_OK })
