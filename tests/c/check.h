@@ -58,6 +58,10 @@ static inline void check_text(const char *file, int line, const char *what, cons
 #define NUMBER(got, want) check_number(__FILE__, __LINE__, #got, (unsigned long long)(got), (unsigned long long)(want))
 #define TEXT(got, want) check_text(__FILE__, __LINE__, #got, (got), (want))
 
+/* Ends a child that was forked and found all well. Another program takes its place, so that no tool looks for leaks among
+   what is its parent's. */
+#define CHILD_IS_WELL() (execl("/bin/sh", "sh", "-c", "exit 0", (char *)NULL), _exit(1))
+
 /* An id that is easy to read: j_0000000000000000000000000n. */
 static inline gateway_job_id id_of(uint64_t n) {
     gateway_job_id id;

@@ -112,7 +112,7 @@ static void in_a_child(void (*body)(void *), void *context) {
     if (child == 0) {
         alarm(HANGS);
         body(context);
-        _exit(0);
+        CHILD_IS_WELL();
     }
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
@@ -234,7 +234,7 @@ static void a_chain_of_children(void *context) {
     CHECK(child >= 0);
     if (child == 0) {
         a_chain_of_children(context);
-        _exit(0);
+        CHILD_IS_WELL();
     }
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
@@ -287,7 +287,7 @@ static void a_child_made_inside_of_a_transaction_leaves_it_forked(void) {
             STATUS(status, GATEWAY_FORKED);
             all made = make_all();
             free_all(&made, GATEWAY_OK);
-            _exit(0);
+            CHILD_IS_WELL();
         }
         STATUS(status, GATEWAY_OK);
         OK(gateway_cancel(gw, START, id_of(7)));

@@ -320,7 +320,7 @@ static void a_child_is_told_what_is_its_parents() {
         }
         lg::gateway own = flux();
         CHECK(!own.dispatch(start).has_value());
-        _exit(0);
+        CHILD_IS_WELL();
     }
     int status = 0;
     CHECK(waitpid(child, &status, 0) == child);
