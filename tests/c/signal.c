@@ -154,7 +154,7 @@ static void a_handler_may_interrupt_any_call(void) {
     worker works = {served, 0};
     CHECK(pthread_create(&busy, NULL, work, &works) == 0);
     handled = 0;
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 200; i++) {
         const sig_atomic_t before = handled;
         CHECK(pthread_kill(busy, SIGUSR1) == 0);
         while (handled == before) sched_yield();
@@ -175,12 +175,12 @@ static void *wait_for_a_signal(void *context) {
 }
 
 /* A caller that stands in the line is asleep, or about to: in both cases it is woken, also where the handler interrupts its
-   own thread between its look and its sleep. */
+   own thread before it lies down. */
 static void who_is_about_to_sleep_is_woken(void) {
     served = NULL;
     OK(gateway_new(NULL, gateway_now(), &served));
     put_flux(served, gateway_now(), 1);
-    for (int i = 0; i < 500; i++) {
+    for (int i = 0; i < 200; i++) {
         pthread_t thread;
         CHECK(pthread_create(&thread, NULL, wait_for_a_signal, served) == 0);
         until_waiting(served, 1);
