@@ -176,8 +176,9 @@ impl<B: Bell> Waiters<B> {
             follows
         }) {
             if let EventKind::Ended(job, _) | EventKind::Forgotten(job) = event.kind {
-                let bells = self.ends.remove(&job).into_iter().flat_map(BTreeMap::into_values);
-                bells.for_each(|bell| bell.ring());
+                if let Some(callers) = self.ends.remove(&job) {
+                    callers.into_values().for_each(|bell| bell.ring());
+                }
             }
             if let Some(each) = &mut each {
                 each(News::Event(&event));
