@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 
 use pyo3::exceptions::{PyOverflowError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyFloat, PyInt, PySequence, PyString};
+use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PySequence, PyString};
 use pyo3::{PyTypeCheck, intern};
 
+use crate::calling::Calling;
 use crate::errors::{outside, wrong_type};
 
 pub(crate) use libgateway_python_macros::named;
@@ -63,6 +64,7 @@ impl<'py> Argument<'_, 'py> for Py<PyAny> {
 /// A list, a tuple or another sequence, but no text.
 impl<'py, T: for<'b> Argument<'b, 'py>> Argument<'_, 'py> for Vec<T> {
     fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        let _calling = Calling::begin(value.py());
         if value.is_instance_of::<PyString>() || value.cast::<PySequence>().is_err() {
             return Err(wrong_type(value, name, "a list"));
         }
@@ -103,6 +105,10 @@ impl<'py> Argument<'_, 'py> for BTreeMap<String, String> {
 impl<'py> Argument<'_, 'py> for bool {
     #[inline]
     fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        if let Ok(own) = value.cast::<PyBool>() {
+            return Ok(own.is_true());
+        }
+        let _calling = Calling::begin(value.py());
         value.extract().map_err(|_| wrong_type(value, name, "a bool"))
     }
 }
@@ -165,6 +171,7 @@ where
 /// What `operator.index` makes of a value that is no `int`; `None`: it is no integer.
 pub(crate) fn index<'py>(value: &Bound<'py, PyAny>) -> PyResult<Option<Bound<'py, PyAny>>> {
     let py = value.py();
+    let _calling = Calling::begin(py);
     if value.is_instance_of::<PyFloat>() || value.is_instance_of::<PyString>() || is_more_than_a_number(value)? {
         return Ok(None);
     }
@@ -182,6 +189,7 @@ impl<'py> Argument<'_, 'py> for f64 {
         if let Ok(number) = value.cast::<PyFloat>() {
             return Ok(number.value());
         }
+        let _calling = Calling::begin(py);
         if is_more_than_a_number(value)? {
             return Err(wrong_type(value, name, "a number"));
         }
@@ -220,6 +228,7 @@ pub(crate) fn is_refusal(py: Python<'_>, error: &PyErr) -> bool {
 /// A value is not of the class that belongs there.
 #[cold]
 fn not_a<T: PyTypeCheck>(value: &Bound<'_, PyAny>, name: &'static str) -> PyErr {
+    let _calling = Calling::begin(value.py());
     let class = T::classinfo_object(value.py());
     match class.getattr(intern!(value.py(), "__name__")).and_then(|class| class.extract::<String>()) {
         Ok(class) => {

@@ -4,6 +4,7 @@ use libgateway::{Batch, BillingCall, BillingCollector, BillingCollectorConfig, E
 use pyo3::prelude::*;
 
 use crate::argument::Argument;
+use crate::calling::Calling;
 use crate::convert::{GpuSeconds, Moment, Seconds, or_now};
 use crate::errors::{OrRaise, wrong_type};
 use crate::guard::Guarded;
@@ -29,7 +30,7 @@ use crate::words::In;
 /// [(1, 'acme', Decimal('1.7'))]
 /// >>> billing.confirm(batch)
 /// 1
-#[pyclass(module = "libgateway", name = "BillingCollector", frozen)]
+#[pyclass(module = "libgateway", name = "BillingCollector", frozen, weakref)]
 pub(crate) struct PyBillingCollector(Guarded<BillingCollector>);
 
 #[crate::argument::named]
@@ -179,6 +180,7 @@ pub(crate) struct BatchArg(pub(crate) Batch);
 
 impl<'py> Argument<'_, 'py> for BatchArg {
     fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
+        let _calling = Calling::begin(value.py());
         let part = |part: &str| value.getattr(part).map_err(|_| wrong_type(value, name, "a Batch"));
         let (id, first_seq, len) = (part("id")?, part("first_seq")?, part("len")?);
         let (id, first_seq) = (u64::take(&id, name)?, u64::take(&first_seq, name)?);

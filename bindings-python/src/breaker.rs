@@ -13,7 +13,7 @@ use crate::values::ToPy;
 use crate::words::{In, Word};
 
 /// What a breaker says to a call: true if it may be made. Give it back with the call's result.
-#[pyclass(module = "libgateway", name = "Admit", frozen, eq)]
+#[pyclass(module = "libgateway", name = "Admit", frozen, weakref, eq)]
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct PyAdmit {
     admit: Admit,

@@ -6,9 +6,10 @@ use libgateway::error::InputError;
 use libgateway::{GpuNanos, Payload, Price, Span, SystemClock, Timestamp};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDateTime, PyInt, PyString};
+use pyo3::types::{PyByteArray, PyBytes, PyDateTime, PyDelta, PyInt, PyString};
 
 use crate::argument::{Argument, index, integer};
+use crate::calling::Calling;
 use crate::errors::{Raise, called, outside, wrong_type};
 use crate::number::{Size, decimal_class, nanos, size_of};
 
@@ -33,6 +34,13 @@ pub(crate) fn system_now() -> Timestamp {
     SystemClock::of_process().now()
 }
 
+/// Reads the clock of the process and finds the classes of time.
+pub(crate) fn warm(py: Python<'_>) {
+    system_now();
+    py.get_type::<PyDateTime>();
+    py.get_type::<PyDelta>();
+}
+
 /// The instant given, or that of the system clock.
 #[inline]
 pub(crate) fn or_now(now: Option<Moment>) -> Timestamp {
@@ -47,6 +55,7 @@ impl<'py> Argument<'_, 'py> for Moment {
             let nanos = integer::<u64>(value, name, "a datetime or an integer of nanoseconds since the Unix epoch")?;
             return nanos.map(|nanos| Self(Timestamp::from_nanos(nanos))).map_err(|_| beyond());
         }
+        let _calling = Calling::begin(value.py());
         if value.getattr(intern!(value.py(), "tzinfo"))?.is_none() {
             return Err(wrong_type(value, name, "a datetime with a time zone, as datetime.now(timezone.utc) has"));
         }
@@ -82,6 +91,7 @@ impl<'py> Argument<'_, 'py> for Body {
         if let Ok(bytes) = value.cast::<PyByteArray>() {
             return Ok(Self(bytes.to_vec().into()));
         }
+        let _calling = Calling::begin(value.py());
         let tobytes = value.getattr_opt(intern!(value.py(), "tobytes"))?;
         let bytes = tobytes.map(|tobytes| tobytes.call0()).transpose()?;
         match bytes.as_ref().and_then(|bytes| bytes.cast::<PyBytes>().ok()) {
@@ -95,6 +105,7 @@ impl<'py> Argument<'_, 'py> for Body {
 /// so neither a `float` nor a `Fraction` is one.
 pub(crate) fn price_of(value: &Bound<'_, PyAny>, per: &str) -> PyResult<Price> {
     let py = value.py();
+    let _calling = Calling::begin(py);
     let raise = |error: InputError| called(error, "prices").raise(py);
     let text = if value.is_instance_of::<PyString>() {
         String::take(value, "prices")?
@@ -126,5 +137,6 @@ const NEGATIVE: InputError = InputError::Malformed { field: "prices", expected: 
 
 /// A `Decimal` of the canonical text of an amount.
 pub(crate) fn decimal<'py>(py: Python<'py>, text: &str) -> PyResult<Bound<'py, PyAny>> {
+    let _calling = Calling::begin(py);
     decimal_class(py)?.call1((text,))
 }

@@ -5,10 +5,11 @@ use std::fmt::Display;
 use libgateway::error::{Coded, ErrorReply, InputError, LimitReply};
 use pyo3::exceptions::PyException;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDict, PyString};
 
-static CLASSES: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+use crate::calling::{Calling, Kept};
+
+static CLASSES: Kept<Py<PyDict>> = Kept::new();
 
 /// What can go wrong at this edge alone. Numbers from 9000 on are the bindings' own.
 #[derive(Clone, Copy)]
@@ -78,6 +79,7 @@ pub(crate) fn called(error: InputError, name: &'static str) -> InputError {
 /// A value of another class than belongs there: malformed, and Python's `TypeError`.
 #[cold]
 pub(crate) fn wrong_type(value: &Bound<'_, PyAny>, name: &str, expected: &str) -> PyErr {
+    let _calling = Calling::begin(value.py());
     let given = match value.get_type().name() {
         Ok(given) => given.to_string(),
         Err(error) => return error,
@@ -124,6 +126,7 @@ pub(crate) mod outside {
 /// An exception of a class that shares its number with the one it derives from.
 #[cold]
 pub(crate) fn own_class(py: Python<'_>, class: &str, message: &str, field: &str) -> PyErr {
+    let _calling = Calling::begin(py);
     let made = py.import("libgateway.errors").and_then(|module| module.getattr(class)?.call1((message, field)));
     made.map_or_else(|error| error, PyErr::from_value)
 }
@@ -143,9 +146,10 @@ pub(crate) fn instance<'py>(
     field: Option<&str>,
     limit: Option<&LimitReply>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let classes = CLASSES.get_or_try_init(py, || {
+    let _calling = Calling::begin(py);
+    let classes = CLASSES.get_or(py, || {
         let module = py.import("libgateway.errors")?;
-        Ok::<_, PyErr>(module.getattr("BY_NUMBER")?.cast_into::<PyDict>()?.unbind())
+        Ok(module.getattr("BY_NUMBER")?.cast_into::<PyDict>()?.unbind())
     })?;
     let class = classes.bind(py).as_any().get_item(number)?;
     let message = PyString::new(py, message);
@@ -166,6 +170,7 @@ pub(crate) fn beside(exc: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
     if !error.is_instance_of::<PyException>(py) {
         return Err(error);
     }
+    let _calling = Calling::begin(py);
     py.import("libgateway.errors")?.getattr("_beside")?.call1((exc, error.value(py))).map(|_| ())
 }
 

@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyType;
 
 use crate::argument::Argument;
+use crate::calling::Calling;
 use crate::errors::{OrRaise, outside, wrong_type};
 use crate::guard::Guarded;
 use crate::policy::ppm_of;
@@ -17,7 +18,7 @@ use crate::policy::ppm_of;
 /// >>> latency_ms.record_many(range(1, 21))
 /// >>> latency_ms.quantile(0.95), latency_ms.sum, latency_ms.mean, len(latency_ms)
 /// (19, 210, 10, 20)
-#[pyclass(module = "libgateway", name = "Histogram", frozen)]
+#[pyclass(module = "libgateway", name = "Histogram", frozen, weakref)]
 pub(crate) struct PyHistogram(Guarded<Histogram>);
 
 #[crate::argument::named]
@@ -37,9 +38,11 @@ impl PyHistogram {
 
     /// Records each of the values.
     fn record_many(&self, py: Python<'_>, values: &Bound<'_, PyAny>) -> PyResult<()> {
+        let calling = Calling::begin(py);
         let values = values.try_iter().map_err(|_| wrong_type(values, "values", "integers"))?;
         let values: Vec<u64> = values.map(|value| u64::take(&value?, "values")).collect::<PyResult<_>>()?;
-        self.0.with(py, |own| values.iter().for_each(|value| own.record(*value)))
+        drop(calling);
+        self.0.with_long(py, |own| values.iter().for_each(|value| own.record(*value)))
     }
 
     /// Adds everything another one of the same precision has recorded.

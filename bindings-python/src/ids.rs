@@ -3,11 +3,12 @@
 use std::sync::Mutex;
 
 use libgateway::JobId;
+use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::{PyBytes, PyString};
 
 use crate::argument::{Argument, index};
+use crate::calling::Calling;
 use crate::errors::{Raise, called, wrong_type};
 use crate::guard::forks;
 
@@ -19,7 +20,7 @@ use crate::guard::forks;
 /// (7, 'j_00000000000000000000000007')
 /// >>> JobId(7) == job
 /// True
-#[pyclass(module = "libgateway", name = "JobId", frozen, eq, ord, hash)]
+#[pyclass(module = "libgateway", name = "JobId", frozen, weakref, eq, ord, hash)]
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct PyJobId(pub(crate) JobId);
 
@@ -87,7 +88,9 @@ impl<'py> Argument<'_, 'py> for JobAsked {
     }
 }
 
-/// Entropy of the operating system, fetched for many ids at once.
+/// Entropy of the operating system, fetched for many ids at once. It comes through Python's own `os.urandom`, so that what a
+/// system call that is blocked, interrupted or slow early after boot means is the interpreter's business; and in no thread is
+/// anybody waited for, who might be one that a fork left behind.
 struct Pool {
     bytes: Vec<u8>,
     /// A forked child must not hand out what its parent has.
@@ -101,21 +104,24 @@ pub(crate) fn fresh(py: Python<'_>) -> PyResult<JobId> {
     if let Some(id) = take() {
         return Ok(id);
     }
+    let _calling = Calling::begin(py);
     let fetched = py.import("os")?.call_method1("urandom", (POOL_LEN,))?;
     let fetched = fetched.cast::<PyBytes>()?.as_bytes();
-    let (first, rest) = fetched.split_at(ID_LEN.min(fetched.len()));
-    {
-        let mut pool = match POOL.lock_py_attached(py) {
-            Ok(pool) => pool,
-            Err(poisoned) => poisoned.into_inner(),
-        };
-        pool.bytes.clear();
-        pool.bytes.extend_from_slice(rest);
-        pool.forks = forks();
-    }
-    let mut entropy = [0; ID_LEN];
-    entropy[..first.len()].copy_from_slice(first);
-    Ok(JobId::from_entropy(u128::from_le_bytes(entropy)))
+    let first = match fetched.split_first_chunk::<ID_LEN>() {
+        Some((first, rest)) if fetched.len() == POOL_LEN => {
+            if let Ok(mut pool) = POOL.try_lock() {
+                pool.bytes.clear();
+                pool.bytes.extend_from_slice(rest);
+                pool.forks = forks();
+            }
+            *first
+        }
+        _ => {
+            let text = format!("os.urandom({POOL_LEN}) returned {} bytes", fetched.len());
+            return Err(PyRuntimeError::new_err(text));
+        }
+    };
+    Ok(JobId::from_entropy(u128::from_le_bytes(first)))
 }
 
 /// The next id of the pool, unless it is empty or somebody else is at it.

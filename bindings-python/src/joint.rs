@@ -6,7 +6,9 @@ use libgateway::error::InputError;
 use libgateway::{KeyedRateLimiter, RateLimiter, Timestamp, WindowLimiter};
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
+use pyo3::{PyTraverseError, PyVisit};
 
+use crate::calling::Calling;
 use crate::convert::{Moment, or_now};
 use crate::errors::{Raise, own_class, wrong_type};
 use crate::guard::Unusable;
@@ -94,7 +96,16 @@ impl PyCombinedLimiter {
         PyTuple::new(py, self.parts.iter().map(|part| part.object(py)))
     }
 
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        self.parts.iter().try_for_each(|part| match part {
+            Part::Bucket(own) => visit.call(own),
+            Part::Keyed(own) => visit.call(own),
+            Part::Window(own) => visit.call(own),
+        })
+    }
+
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
+        let _calling = Calling::begin(py);
         let parts =
             self.parts.iter().map(|part| Ok(part.object(py).repr()?.to_string())).collect::<PyResult<Vec<_>>>()?;
         Ok(format!("<CombinedLimiter of {}>", parts.join(", ")))
@@ -112,11 +123,20 @@ impl PyCombinedLimiter {
         }
     }
 
-    /// Runs `body` with all parts locked. It sees no Python: see [`Guarded::hold`].
-    fn held<R>(&self, py: Python<'_>, body: impl Send + FnOnce(&mut [Held<'_>]) -> R) -> PyResult<R> {
-        // They are given back before anything is raised.
-        let held: Result<Vec<_>, Unusable> = self.parts.iter().map(|part| part.hold(py)).collect();
-        held.map(|mut held| body(&mut held)).map_err(|unusable| unusable.raise(py))
+    /// Runs `body` with all parts locked. It sees no Python: see [`Guarded::try_hold`]. Where somebody else is at one of them,
+    /// all are given back, and taken again without the interpreter.
+    ///
+    /// [`Guarded::try_hold`]: crate::guard::Guarded::try_hold
+    fn held<R: Send>(&self, py: Python<'_>, body: impl Send + FnOnce(&mut [Held<'_>]) -> R) -> PyResult<R> {
+        let at_once: Option<Result<Vec<_>, Unusable>> = self.parts.iter().map(Part::try_hold).collect();
+        let done = match at_once {
+            Some(held) => held.map(|mut held| body(&mut held)),
+            None => py.detach(|| {
+                let held: Result<Vec<_>, Unusable> = self.parts.iter().map(Part::hold).collect();
+                held.map(|mut held| body(&mut held))
+            }),
+        };
+        done.map_err(|unusable| unusable.raise(py))
     }
 }
 
@@ -150,11 +170,19 @@ impl Part {
         }
     }
 
-    fn hold(&self, py: Python<'_>) -> Result<Held<'_>, Unusable> {
+    fn try_hold(&self) -> Option<Result<Held<'_>, Unusable>> {
+        Some(match self {
+            Self::Bucket(own) => own.get().0.try_hold()?.map(Held::Bucket),
+            Self::Keyed(own) => own.get().0.try_hold()?.map(Held::Keyed),
+            Self::Window(own) => own.get().0.try_hold()?.map(Held::Window),
+        })
+    }
+
+    fn hold(&self) -> Result<Held<'_>, Unusable> {
         match self {
-            Self::Bucket(own) => own.get().0.hold(py).map(Held::Bucket),
-            Self::Keyed(own) => own.get().0.hold(py).map(Held::Keyed),
-            Self::Window(own) => own.get().0.hold(py).map(Held::Window),
+            Self::Bucket(own) => own.get().0.hold().map(Held::Bucket),
+            Self::Keyed(own) => own.get().0.hold().map(Held::Keyed),
+            Self::Window(own) => own.get().0.hold().map(Held::Window),
         }
     }
 }

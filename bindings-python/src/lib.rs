@@ -7,6 +7,7 @@
 mod argument;
 mod billing;
 mod breaker;
+mod calling;
 mod convert;
 mod errors;
 mod gateway;
@@ -30,10 +31,14 @@ use pyo3::prelude::*;
 mod _native {
     use pyo3::prelude::*;
 
+    use crate::{calling, convert};
+
     #[pymodule_export]
     use crate::billing::PyBillingCollector;
     #[pymodule_export]
     use crate::breaker::{PyAdmit, PyCircuitBreaker};
+    #[pymodule_export]
+    use crate::calling::_ending;
     #[pymodule_export]
     use crate::errors::error_codes;
     #[pymodule_export]
@@ -64,6 +69,9 @@ mod _native {
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        calling::refuse_second(module.py())?;
+        // What is found out once and by waiting for each other is found out now: in a fork nobody would come to tell.
+        convert::warm(module.py());
         module.add("__version__", env!("CARGO_PKG_VERSION"))
     }
 }

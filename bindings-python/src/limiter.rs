@@ -22,7 +22,7 @@ use crate::values::ToPy;
 /// >>> limiter = RateLimiter(per_second=10, burst=8, now_ns=0)
 /// >>> limiter.try_acquire(5, now_ns=0).remaining, limiter.try_acquire(5, now_ns=0).remaining
 /// (3, 3)
-#[pyclass(module = "libgateway", name = "Answer", frozen, eq, hash)]
+#[pyclass(module = "libgateway", name = "Answer", frozen, weakref, eq, hash)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PyAnswer {
     kind: Kind,

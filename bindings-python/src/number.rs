@@ -6,10 +6,10 @@ use libgateway::Span;
 use libgateway::error::InputError;
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyDelta, PyFloat, PyInt, PyType};
 
 use crate::argument::{Argument, index, is_refusal};
+use crate::calling::{Calling, Kept};
 use crate::errors::{Raise, outside, wrong_type};
 
 /// Seconds as whole nanoseconds, to the nearest; a half is rounded up.
@@ -30,6 +30,7 @@ pub(crate) fn nanos(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<u6
         let span = value.extract::<Duration>().map_err(|_| no_span(py, name))?;
         return u64::try_from(span.as_nanos()).map_err(|_| too_long(py, name));
     }
+    let _calling = Calling::begin(py);
     if let Some(number) = index(value)? {
         return whole_nanos(&number, name);
     }
@@ -40,8 +41,10 @@ fn whole_nanos(number: &Bound<'_, PyAny>, name: &'static str) -> PyResult<u64> {
     let py = number.py();
     match number.extract::<u64>() {
         Ok(seconds) => seconds.checked_mul(NANOS_PER_SEC).ok_or_else(|| too_long(py, name)),
-        Err(_) if number.lt(0)? => Err(no_span(py, name)),
-        Err(_) => Err(too_long(py, name)),
+        Err(_) => {
+            let _calling = Calling::begin(py);
+            Err(if number.lt(0)? { no_span(py, name) } else { too_long(py, name) })
+        }
     }
 }
 
@@ -87,8 +90,8 @@ fn decimal_nanos(value: &Bound<'_, PyAny>, name: &'static str) -> PyResult<u64> 
         Size::Digits(first) if first < -10 => return Ok(0),
         Size::Digits(_) => {}
     }
-    static NANO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let nano = NANO.get_or_try_init(py, || decimal_class(py)?.call1(("1E-9",)).map(Bound::unbind))?;
+    static NANO: Kept<Py<PyAny>> = Kept::new();
+    let nano = NANO.get_or(py, || decimal_class(py)?.call1(("1E-9",)).map(Bound::unbind))?;
     let rounded = value.call_method1(intern!(py, "quantize"), (nano, "ROUND_HALF_UP", context(py)?))?;
     let text = rounded.call_method1(intern!(py, "__format__"), ("f",))?.extract::<String>()?;
     text.replace('.', "").parse().map_err(|_| too_long(py, name))
@@ -159,6 +162,7 @@ impl<'py> Argument<'_, 'py> for PerSecond {
         if value.is_instance_of::<PyInt>() {
             return u64::take(value, name).map(Self::whole);
         }
+        let _calling = Calling::begin(py);
         if let Some(number) = index(value)? {
             return u64::take(&number, name).map(Self::whole);
         }
@@ -196,13 +200,13 @@ impl<'py> Argument<'_, 'py> for PerSecond {
 
 /// The quotient of the least integers that is this very float: a third for `1 / 3`, a tenth for `0.1`.
 fn simplest<'py>(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-    static FRACTION: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static FRACTION: Kept<Py<PyType>> = Kept::new();
     let py = value.py();
     let number = f64::take(value, name)?;
     if !(0.0..f64::INFINITY).contains(&number) {
         return Err(no_rate(py, name));
     }
-    let near = FRACTION.import(py, "fractions", "Fraction")?.call1((number,))?;
+    let near = FRACTION.class(py, "fractions", "Fraction")?.call1((number,))?;
     let near = near.call_method1("limit_denominator", (NANOS_PER_SEC,))?;
     if near.extract::<f64>().is_ok_and(|near| near == number) {
         near.call_method0(intern!(py, "as_integer_ratio"))?.extract()
@@ -212,14 +216,14 @@ fn simplest<'py>(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<(Bou
 }
 
 pub(crate) fn decimal_class(py: Python<'_>) -> PyResult<&Bound<'_, PyType>> {
-    static DECIMAL: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-    DECIMAL.import(py, "decimal", "Decimal")
+    static DECIMAL: Kept<Py<PyType>> = Kept::new();
+    DECIMAL.class(py, "decimal", "Decimal")
 }
 
 /// Enough digits for any quotient of 64 bits; it raises nothing, whatever the caller's own context does.
 fn context(py: Python<'_>) -> PyResult<&Bound<'_, PyAny>> {
-    static CONTEXT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let context = CONTEXT.get_or_try_init(py, || {
+    static CONTEXT: Kept<Py<PyAny>> = Kept::new();
+    let context = CONTEXT.get_or(py, || {
         let options = pyo3::types::PyDict::new(py);
         options.set_item("prec", 40)?;
         options.set_item("traps", pyo3::types::PyList::empty(py))?;

@@ -15,6 +15,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::argument::Argument;
+use crate::calling::Calling;
 use crate::convert::{GpuSeconds, Moment, Seconds, decimal, or_now, price_of};
 use crate::errors::{OrRaise, Raise, called, outside, wrong_type};
 use crate::number::PerSecond;
@@ -35,7 +36,7 @@ use crate::words::In;
 /// 9973
 /// >>> RateLimit(per_second=0.1)  # a float is the simplest fraction that it can be, and that is kept exactly
 /// RateLimit(amount=1, per=10, burst=1)
-#[pyclass(module = "libgateway", name = "RateLimit", frozen)]
+#[pyclass(module = "libgateway", name = "RateLimit", frozen, weakref)]
 pub(crate) struct PyRateLimit(pub(crate) RateLimit);
 
 value!(PyRateLimit, RateLimit);
@@ -93,7 +94,7 @@ impl PyRateLimit {
 /// (6, 60000000000, WindowLimit(6, per=60))
 /// >>> WindowLimiter(limit).limit == limit
 /// True
-#[pyclass(module = "libgateway", name = "WindowLimit", frozen)]
+#[pyclass(module = "libgateway", name = "WindowLimit", frozen, weakref)]
 pub(crate) struct PyWindowLimit(pub(crate) WindowLimit);
 
 value!(PyWindowLimit, WindowLimit);
@@ -224,7 +225,7 @@ pub(crate) fn limit_of(
 /// >>> from libgateway import CustomerPolicy, RateLimit
 /// >>> CustomerPolicy(weight=3, rate=RateLimit(per_second=100, burst=1000), running_max=8).weight
 /// 3
-#[pyclass(module = "libgateway", name = "CustomerPolicy", frozen)]
+#[pyclass(module = "libgateway", name = "CustomerPolicy", frozen, weakref)]
 pub(crate) struct PyCustomerPolicy(pub(crate) CustomerPolicy);
 
 value!(PyCustomerPolicy, CustomerPolicy, |py, policy| policy.check().or_raise(py));
@@ -297,7 +298,7 @@ impl PyCustomerPolicy {
 /// >>> from libgateway import Timeouts
 /// >>> Timeouts(queue=60, total=600)
 /// Timeouts(queue=60, total=600)
-#[pyclass(module = "libgateway", name = "Timeouts", frozen)]
+#[pyclass(module = "libgateway", name = "Timeouts", frozen, weakref)]
 pub(crate) struct PyTimeouts(pub(crate) Timeouts);
 
 value!(PyTimeouts, Timeouts, |py, timeouts| checked(py, GatewayConfig::default().timeouts(*timeouts)));
@@ -367,7 +368,7 @@ impl PyTimeouts {
 /// >>> from libgateway import BillingPolicy
 /// >>> BillingPolicy(cancelled="house") == BillingPolicy()
 /// False
-#[pyclass(module = "libgateway", name = "BillingPolicy", frozen)]
+#[pyclass(module = "libgateway", name = "BillingPolicy", frozen, weakref)]
 pub(crate) struct PyBillingPolicy(pub(crate) BillingPolicy);
 
 value!(PyBillingPolicy, BillingPolicy, |py, policy| checked(py, GatewayConfig::default().billing(*policy)));
@@ -426,7 +427,7 @@ impl PyBillingPolicy {
 /// ('0.0012/s', '2.49/h')
 /// >>> PriceBook(1, prices={("*", "*"): "0.0084/h"}).charge("flux/dev", "standard", gpu_seconds=3600)
 /// Decimal('0.0084')
-#[pyclass(module = "libgateway", name = "PriceBook", frozen)]
+#[pyclass(module = "libgateway", name = "PriceBook", frozen, weakref)]
 pub(crate) struct PyPriceBook(pub(crate) PriceBook);
 
 value!(PyPriceBook, PriceBook);
@@ -511,7 +512,7 @@ impl PyPriceBook {
 /// [1.0, 2.0, 4.0]
 /// >>> backoff.next_at_ns(1, first_ns=0, now_ns=5_000_000_000), backoff.next_at_ns(4, first_ns=0, now_ns=0)
 /// (6000000000, None)
-#[pyclass(module = "libgateway", name = "Backoff", frozen)]
+#[pyclass(module = "libgateway", name = "Backoff", frozen, weakref)]
 pub(crate) struct PyBackoff(pub(crate) BackoffConfig);
 
 value!(PyBackoff, BackoffConfig, |py, config| Backoff::new(*config).map(|_| ()).or_raise(py));
@@ -602,7 +603,7 @@ impl PyBackoff {
 /// >>> from libgateway import BreakerConfig
 /// >>> BreakerConfig(consecutive_failures=3, open_for=15) == BreakerConfig(consecutive_failures=3, open_for=15.0)
 /// True
-#[pyclass(module = "libgateway", name = "BreakerConfig", frozen)]
+#[pyclass(module = "libgateway", name = "BreakerConfig", frozen, weakref)]
 pub(crate) struct PyBreakerConfig(pub(crate) CircuitBreakerConfig);
 
 value!(PyBreakerConfig, CircuitBreakerConfig, |py, config| {
@@ -703,6 +704,7 @@ pub(crate) fn progress_of(
     progress_ppm: Option<u32>,
     stack: i32,
 ) -> PyResult<Option<u32>> {
+    let _calling = Calling::begin(py);
     let warn = |message: &CStr| PyErr::warn(py, &py.get_type::<PyDeprecationWarning>(), message, stack);
     if let Some(old) = progress_ppm {
         if progress.is_some() || ppm.is_some() {

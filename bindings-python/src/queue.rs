@@ -4,15 +4,16 @@ use std::sync::atomic::{AtomicU64, Ordering as Atomic};
 
 use libgateway::{FairQueue, FairQueueConfig, Ordering, Priority, Ticket};
 use pyo3::prelude::*;
+use pyo3::types::PyDict;
 use pyo3::{PyTraverseError, PyVisit};
-use slab::Slab;
 
+use crate::calling::Calling;
 use crate::errors::OrRaise;
 use crate::guard::Guarded;
 use crate::words::In;
 
 /// Which item of a queue; never used twice by one queue.
-#[pyclass(module = "libgateway", name = "Ticket", frozen, eq, hash)]
+#[pyclass(module = "libgateway", name = "Ticket", frozen, weakref, eq, hash)]
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct PyTicket {
     queue: u64,
@@ -41,16 +42,14 @@ impl PyTicket {
 /// 1
 /// >>> queue.pop(), queue.pop(), len(queue)
 /// (0, 'hello', 999)
-#[pyclass(module = "libgateway", name = "FairQueue", frozen, generic)]
+#[pyclass(module = "libgateway", name = "FairQueue", frozen, weakref, generic)]
 pub(crate) struct PyFairQueue {
-    state: Guarded<State>,
+    queue: Guarded<FairQueue<u64>>,
+    /// Items are Python's objects. They stand outside the lock, by their number, where the garbage collector finds them
+    /// whoever has it.
+    items: Py<PyDict>,
+    pushed: AtomicU64,
     number: u64,
-}
-
-/// Items are Python's objects. They stand beside the queue, where the garbage collector can visit them.
-struct State {
-    queue: FairQueue<usize>,
-    items: Slab<Py<PyAny>>,
 }
 
 /// Tells the tickets of one queue from another's.
@@ -67,7 +66,8 @@ impl PyFairQueue {
         let config = FairQueueConfig::default().ordering(ordering.0).items_max(items_max);
         let queue = FairQueue::new(config.customers_max(customers_max).seed(seed)).or_raise(py)?;
         let number = QUEUES.fetch_add(1, Atomic::Relaxed);
-        Ok(Self { state: Guarded::new(State { queue, items: Slab::new() }), number })
+        let items = PyDict::new(py).unbind();
+        Ok(Self { queue: Guarded::new(queue), items, pushed: AtomicU64::new(0), number })
     }
 
     /// Puts an item at the place its customer's share gives it.
@@ -81,47 +81,34 @@ impl PyFairQueue {
         lane: In<Priority>,
         cost: u64,
     ) -> PyResult<PyTicket> {
-        let lane = lane.0.lane();
-        let pushed = self.state.with(py, |state| {
-            let slot = state.items.vacant_key();
-            match state.queue.push(customer, lane, cost, slot) {
-                Ok(ticket) => {
-                    state.items.insert(item);
-                    Ok(ticket)
-                }
-                // The item goes out with the error: dropping it could run anything, here under the lock.
-                Err(error) => Err((error, item)),
-            }
-        })?;
-        let ticket = pushed.map_err(|(error, _)| error).or_raise(py)?;
-        Ok(self.ticket(ticket))
+        let (lane, slot) = (lane.0.lane(), self.pushed.fetch_add(1, Atomic::Relaxed));
+        // Before the queue knows of it: what can be popped is there.
+        self.items.bind(py).set_item(slot, item)?;
+        let pushed = self.queue.with(py, |queue| queue.push(customer, lane, cost, slot));
+        let ticket = pushed.and_then(|ticket| ticket.or_raise(py));
+        if ticket.is_err() {
+            self.take(py, slot)?;
+        }
+        Ok(self.ticket(ticket?))
     }
 
     /// Takes the next item that may be served, or returns ``default``.
     #[pyo3(signature = (default=None))]
     fn pop(&self, py: Python<'_>, default: Option<Py<PyAny>>) -> PyResult<Option<Py<PyAny>>> {
-        let popped = self.state.with(py, |state| {
-            let slot = state.queue.pop()?;
-            state.items.try_remove(slot)
-        })?;
-        Ok(popped.or(default))
+        let slot = self.queue.with(py, |queue| queue.pop())?;
+        Ok(slot.map(|slot| self.take(py, slot)).transpose()?.flatten().or(default))
     }
 
     /// As ``pop``, with the item's ticket; ``None``: there is none.
     fn pop_ticket(&self, py: Python<'_>) -> PyResult<Option<(PyTicket, Py<PyAny>)>> {
-        let popped = self.state.with(py, |state| {
-            let (ticket, slot) = state.queue.pop_ticket()?;
-            Some((ticket, state.items.try_remove(slot)?))
-        })?;
-        Ok(popped.map(|(ticket, item)| (self.ticket(ticket), item)))
+        let Some((ticket, slot)) = self.queue.with(py, |queue| queue.pop_ticket())? else { return Ok(None) };
+        Ok(self.take(py, slot)?.map(|item| (self.ticket(ticket), item)))
     }
 
     /// Takes up to ``n`` items.
     fn pop_many(&self, py: Python<'_>, n: usize) -> PyResult<Vec<Py<PyAny>>> {
-        self.state.with(py, |state| {
-            let State { queue, items } = state;
-            (0..n).map_while(|_| items.try_remove(queue.pop()?)).collect()
-        })
+        let slots = self.queue.with(py, |queue| (0..n).map_while(|_| queue.pop()).collect::<Vec<_>>())?;
+        slots.into_iter().filter_map(|slot| self.take(py, slot).transpose()).collect()
     }
 
     /// Takes an item out wherever it stands, as if it had never come, or returns ``default`` if it is not there any more.
@@ -133,17 +120,14 @@ impl PyFairQueue {
         default: Option<Py<PyAny>>,
     ) -> PyResult<Option<Py<PyAny>>> {
         let Some(ticket) = self.own(ticket.get()) else { return Ok(default) };
-        let removed = self.state.with(py, |state| {
-            let slot = state.queue.remove(ticket)?;
-            state.items.try_remove(slot)
-        })?;
-        Ok(removed.or(default))
+        let slot = self.queue.with(py, |queue| queue.remove(ticket))?;
+        Ok(slot.map(|slot| self.take(py, slot)).transpose()?.flatten().or(default))
     }
 
     /// How many items stand before one, paused or not; ``None``: it is not in the queue any more.
     fn position(&self, py: Python<'_>, ticket: &Bound<'_, PyTicket>) -> PyResult<Option<u32>> {
         let Some(ticket) = self.own(ticket.get()) else { return Ok(None) };
-        self.state.with(py, |state| state.queue.position(ticket))
+        self.queue.with(py, |queue| queue.position(ticket))
     }
 
     fn __contains__(&self, py: Python<'_>, ticket: &Bound<'_, PyAny>) -> PyResult<bool> {
@@ -156,27 +140,27 @@ impl PyFairQueue {
     /// Gives a customer a share, 1 to 1 000 000; 1 is the default. It holds from the next item on that is served, also for
     /// those that wait.
     fn set_weight(&self, py: Python<'_>, customer: &str, weight: u32) -> PyResult<()> {
-        self.state.with(py, |state| state.queue.set_weight(customer, weight))?.or_raise(py)
+        self.queue.with(py, |queue| queue.set_weight(customer, weight))?.or_raise(py)
     }
 
     /// Steps over a customer's items until it is resumed. They keep their order; the time they stand still earns their
     /// customer nothing: it goes on where one that comes anew would begin, or behind that if it was given more.
     fn pause(&self, py: Python<'_>, customer: &str) -> PyResult<()> {
-        self.state.with(py, |state| state.queue.pause(customer))?.or_raise(py)
+        self.queue.with(py, |queue| queue.pause(customer))?.or_raise(py)
     }
 
     /// Serves a customer's items again.
     fn resume(&self, py: Python<'_>, customer: &str) -> PyResult<()> {
-        self.state.with(py, |state| state.queue.resume(customer))
+        self.queue.with(py, |queue| queue.resume(customer))
     }
 
     /// How many of a customer's items wait.
     fn waiting(&self, py: Python<'_>, customer: &str) -> PyResult<u32> {
-        self.state.with(py, |state| state.queue.waiting(customer))
+        self.queue.with(py, |queue| queue.waiting(customer))
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        self.state.with(py, |state| state.queue.len())
+        self.queue.with(py, |queue| queue.len())
     }
 
     fn __repr__(&self, py: Python<'_>) -> PyResult<String> {
@@ -184,18 +168,31 @@ impl PyFairQueue {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        let mut result = Ok(());
-        self.state.try_with(|state| result = state.items.iter().try_for_each(|(_, item)| visit.call(item)));
-        result
+        visit.call(&self.items)
     }
+}
 
-    fn __clear__(&self) {
-        let mut items = Slab::new();
-        self.state.try_with(|state| std::mem::swap(&mut state.items, &mut items));
+impl Drop for PyFairQueue {
+    /// Items that nobody else has go here: what they do as they go is a call.
+    fn drop(&mut self) {
+        Python::try_attach(|py| {
+            let _calling = Calling::begin(py);
+            self.items.bind(py).clear();
+        });
     }
 }
 
 impl PyFairQueue {
+    /// The item of a number, which only one call was given. None: the garbage collector has emptied the queue.
+    fn take(&self, py: Python<'_>, slot: u64) -> PyResult<Option<Py<PyAny>>> {
+        let items = self.items.bind(py);
+        let item = items.get_item(slot)?;
+        if item.is_some() {
+            items.del_item(slot)?;
+        }
+        Ok(item.map(Bound::unbind))
+    }
+
     fn ticket(&self, ticket: Ticket) -> PyTicket {
         PyTicket { queue: self.number, ticket: ticket.to_parts() }
     }

@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyDelta, PyString};
 
 use crate::argument::Argument;
+use crate::calling::Calling;
 use crate::convert::{Body, GpuSeconds, Moment, Seconds, decimal};
 use crate::errors::{OrRaise, Raise, called, wrong_type};
 use crate::ids::{JobArg, PyJobId, fresh};
@@ -84,7 +85,7 @@ pub(crate) fn quoted(text: &str) -> String {
 /// >>> route = Route("image/flux/dev/t2i?backend=torch")
 /// >>> route.family, route.model, str(route.task), str(route.backend)
 /// ('flux', 'dev', 't2i', 'torch')
-#[pyclass(module = "libgateway", name = "Route", frozen)]
+#[pyclass(module = "libgateway", name = "Route", frozen, weakref)]
 pub(crate) struct PyRoute(pub(crate) Route<'static>);
 
 value!(PyRoute, Route<'static>);
@@ -162,7 +163,7 @@ impl<'a, 'py> Argument<'a, 'py> for RouteArg<'a> {
 /// >>> backend = Backend("flux-1", kind="torch", modality="image", family="flux", models=["schnell", "dev"], slots=4)
 /// >>> backend.models, backend.slots
 /// (('dev', 'schnell'), 4)
-#[pyclass(module = "libgateway", name = "Backend", frozen)]
+#[pyclass(module = "libgateway", name = "Backend", frozen, weakref)]
 pub(crate) struct PyBackend(pub(crate) Backend);
 
 value!(PyBackend, Backend, |py, backend| backend.check().or_raise(py));
@@ -189,6 +190,7 @@ impl PyBackend {
         lease_for: Option<Seconds>,
         labels: Option<BTreeMap<String, String>>,
     ) -> PyResult<Self> {
+        let calling = Calling::begin(py);
         let models: Vec<String> = match models {
             None => vec![String::from("*")],
             Some(one) if one.cast::<PyString>().is_ok() => vec![String::take(one, "models")?],
@@ -197,6 +199,7 @@ impl PyBackend {
                 many.map(|model| String::take(&model?, "models")).collect::<PyResult<_>>()?
             }
         };
+        drop(calling);
         let mut backend = Backend::new(name, kind.0).serves(modality, family, models);
         backend = backend.slots(slots).devices(devices).warm_max(warm_max);
         backend.lease_for = lease_for.map(|span| span.0);
@@ -310,7 +313,7 @@ impl PyBackend {
 /// >>> usage = Usage(gpu_seconds=Decimal("1.45"), device="GPU-8f2c") + Usage(gpu_ns=50_000_000, device="GPU-11aa")
 /// >>> usage.gpu_seconds, usage.headers()["x-gpu-device"]
 /// (Decimal('1.5'), 'GPU-8f2c,GPU-11aa')
-#[pyclass(module = "libgateway", name = "Usage", frozen)]
+#[pyclass(module = "libgateway", name = "Usage", frozen, weakref)]
 pub(crate) struct PyUsage(pub(crate) Usage<'static>);
 
 value!(PyUsage, Usage<'static>, |py, usage| usage.validate().or_raise(py));
@@ -395,7 +398,7 @@ pub(crate) fn usage_of<'a>(
 /// >>> from libgateway import Failure
 /// >>> Failure("http", "model is loading", status=503, retry_after=5)
 /// Failure('http', 'model is loading', status=503, retry_after=5)
-#[pyclass(module = "libgateway", name = "Failure", frozen)]
+#[pyclass(module = "libgateway", name = "Failure", frozen, weakref)]
 pub(crate) struct PyFailure(pub(crate) Failure);
 
 value!(PyFailure, Failure);
@@ -489,7 +492,7 @@ pub(crate) fn failure_of(
 /// >>> [job] = gateway.submit_many([Submit("acme", "image/flux/dev/t2i", not_before_ns=5_000)], now_ns=0)
 /// >>> gateway.dispatch(now_ns=4_999) is None, gateway.dispatch(now_ns=5_000).job == job
 /// (True, True)
-#[pyclass(module = "libgateway", name = "Submit", frozen)]
+#[pyclass(module = "libgateway", name = "Submit", frozen, weakref)]
 pub(crate) struct PySubmit(pub(crate) Submit<'static>);
 
 value!(PySubmit, Submit<'static>);

@@ -32,7 +32,7 @@ use crate::words::{FailureKind, In};
 /// >>> store.complete(job, attempt, "1.webp", now_ns=0)
 /// >>> str(store.get(job).state), store.get(job).outcome.output
 /// ('complete', '1.webp')
-#[pyclass(module = "libgateway", name = "JobStore", frozen)]
+#[pyclass(module = "libgateway", name = "JobStore", frozen, weakref)]
 pub(crate) struct PyJobStore(Guarded<JobStore>);
 
 #[crate::argument::named]

@@ -7,9 +7,9 @@ use libgateway::{
 };
 use pyo3::BoundObject;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyString, PyTuple, PyType};
 
+use crate::calling::{Calling, Kept};
 use crate::ids::PyJobId;
 use crate::words::{FailureKind, Word};
 
@@ -24,8 +24,9 @@ pub(crate) type Taken<'py> = (Bound<'py, PyAny>, Vec<Bound<'py, PyAny>>);
 /// Makes an instance of a class of `libgateway.values` from its fields in order.
 macro_rules! dataclass {
     ($py:expr, $class:literal, $($field:expr),+ $(,)?) => {{
-        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        let class = CLASS.import($py, "libgateway.values", $class)?;
+        static CLASS: Kept<Py<PyType>> = Kept::new();
+        let _calling = Calling::begin($py);
+        let class = CLASS.class($py, "libgateway.values", $class)?;
         let fields = [$($field.into_pyobject($py).map_err(Into::<PyErr>::into)?.into_any().into_bound()),+];
         class.call1(PyTuple::new($py, fields)?)
     }};
@@ -391,5 +392,6 @@ pub(crate) fn list<'py, T: ToPy>(py: Python<'py>, values: &[T]) -> PyResult<Vec<
 }
 
 fn enum_of<'py>(py: Python<'py>, class: &str, word: &str) -> PyResult<Bound<'py, PyAny>> {
+    let _calling = Calling::begin(py);
     py.import("libgateway.values")?.getattr(class)?.call1((word,))
 }

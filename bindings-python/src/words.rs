@@ -6,10 +6,10 @@ use libgateway::{
     Ordering, Payer, Priority, RateRule, Task,
 };
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyString;
 
 use crate::argument::Argument;
+use crate::calling::Kept;
 use crate::errors::Raise;
 
 /// An enum that is known by its words in Python.
@@ -21,7 +21,7 @@ pub(crate) trait Word: Copy + PartialEq + 'static {
     const ALL: &'static [(Self, &'static str)];
 
     /// Its members in Python, in the order of [`Word::ALL`].
-    fn members() -> &'static PyOnceLock<Vec<Py<PyAny>>>;
+    fn members() -> &'static Kept<Vec<Py<PyAny>>>;
 
     fn word(self) -> &'static str {
         Self::ALL.iter().find(|(own, _)| *own == self).map_or("", |(_, word)| word)
@@ -29,7 +29,7 @@ pub(crate) trait Word: Copy + PartialEq + 'static {
 
     /// The member, made once.
     fn member(self, py: Python<'_>) -> PyResult<Bound<'_, PyAny>> {
-        let members = Self::members().get_or_try_init(py, || {
+        let members = Self::members().get_or(py, || {
             let class = py.import("libgateway.values")?.getattr(Self::CLASS)?;
             Self::ALL.iter().map(|(_, word)| class.call1((*word,)).map(Bound::unbind)).collect::<PyResult<Vec<_>>>()
         })?;
@@ -62,8 +62,8 @@ macro_rules! words {
             const EXPECTED: &'static str = $expected;
             const ALL: &'static [(Self, &'static str)] = &[$(($value, $word)),+];
 
-            fn members() -> &'static PyOnceLock<Vec<Py<PyAny>>> {
-                static MEMBERS: PyOnceLock<Vec<Py<PyAny>>> = PyOnceLock::new();
+            fn members() -> &'static Kept<Vec<Py<PyAny>>> {
+                static MEMBERS: Kept<Vec<Py<PyAny>>> = Kept::new();
                 &MEMBERS
             }
         })+

@@ -124,7 +124,7 @@ def bound(cls: type, method: str) -> Callable[..., Any]:
     """The call, of an object that nothing else has touched."""
     if method == "__new__":
         return {"RateLimiter": RateLimiter, "KeyedRateLimiter": KeyedRateLimiter, "WindowLimiter": WindowLimiter,
-                "CircuitBreaker": CircuitBreaker, "Gateway": Gateway}.get(cls.__name__, cls)  # fmt: skip
+                "CircuitBreaker": CircuitBreaker, "CombinedLimiter": CombinedLimiter, "Gateway": Gateway}.get(cls.__name__, cls)  # fmt: skip
     made = MADE.get(cls.__name__, cls)()
     found: Callable[..., Any] = getattr(super(type(made), made) if type(made) is not cls else made, method)
     return found
@@ -162,11 +162,14 @@ def call(cls: type, method: str, name: str, value: object) -> Any:
             argument = fitting(cls, method, parameter.name)
         else:
             continue
-        if parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+        if parameter.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL):
             positional.append(argument)
         else:
             given[parameter.name] = argument
-    return bound(cls, method)(*positional, **given)
+    with warnings.catch_warnings():
+        # Progress that is told as an integer warns.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return bound(cls, method)(*positional, **given)
 
 
 def misfit(cls: type, method: str, name: str, value: object) -> InputError | None:

@@ -25,10 +25,20 @@ True
 ... except libgateway.InputError as error:
 ...     error.field, isinstance(error, OverflowError)
 ('estimate', True)
+
+Processes and threads: any thread may call anything. Calls whose work grows with what there is (snapshots, digests, logs, batches
+of 256 and more) let other threads of Python go on meanwhile. What was made before a fork raises ``ForkedError`` in the child,
+and is only read there. When the interpreter ends, daemon threads are kept out of calls and the calls they are in are waited for,
+up to five seconds. Sub-interpreters are refused at import.
+
+In names and ids a ``str`` that is no Unicode (half a surrogate pair) raises ``CharacterError``, which names the argument; in words
+for people, as the message of a failure, the half is replaced by U+FFFD.
 """
 
+import atexit as _atexit
 import os as _os
 
+from . import _main as _main  # First: it refuses sub-interpreters.
 from ._native import (
     Admit,
     Answer,
@@ -56,6 +66,7 @@ from ._native import (
     Usage,
     WindowLimit,
     __version__,
+    _ending,
     _forked,
     error_codes,
 )
@@ -171,6 +182,7 @@ from .values import (
 
 if hasattr(_os, "register_at_fork"):
     _os.register_at_fork(after_in_child=_forked)
+_atexit.register(_ending)
 
 __all__ = [
     "Admit",

@@ -7,12 +7,13 @@ from typing import Any, Generic, Literal, TypeVar, final, overload
 
 from typing_extensions import Self, disjoint_base
 
+from .aio import Hub
 from .errors import GatewayError
 from .values import (
-    Advance, BackendKind, Batch, BillingReceipt, BillingRecord, BillingTotals, Corrected, Correction, Body,
-    BreakerState, BreakerStatus, CustomerView, DeviceTime, Event, Evicted, FailureKind, JobState, JobView, Moment,
-    Number, Outcome, RateHeaders, Seconds, Stats, StoredJob, Task, WaitReason, WatchEvent,
-)  # fmt: skip
+    Advance, BackendKind, Batch, BillingReceipt, BillingRecord, BillingTotals, Corrected, Correction, Body, BreakerState,
+    BreakerStatus, CustomerView, DeviceTime, Event, Evicted, FailureKind, JobState, JobView, Moment, Number, Outcome,
+    RateHeaders, Seconds, Stats, StoredJob, Task, WaitReason, WatchEvent,
+)
 
 _T = TypeVar("_T")
 _D = TypeVar("_D")
@@ -22,13 +23,14 @@ __all__ = [
     "Admit", "Answer", "Backend", "BackendView", "Backoff", "BillingCollector", "BillingPolicy", "BreakerConfig",
     "CircuitBreaker", "CombinedLimiter", "CustomerPolicy", "Failure", "FairQueue", "Gateway", "Histogram", "JobId", "JobStore",
     "KeyedRateLimiter", "Lease", "PriceBook", "RateLimit", "RateLimiter", "Route", "Settled", "Settlement", "Slices", "Steps",
-    "Submit", "Ticket", "Timeouts", "Usage", "Watch", "WindowLimit", "WindowLimiter", "_defaults", "_forked", "_nothing",
-    "error_codes",
+    "Submit", "Ticket", "Timeouts", "Usage", "Watch", "WindowLimit", "WindowLimiter", "_defaults", "_ending",
+    "_forked", "_nothing", "error_codes",
 ]
 
 __version__: str
 
 def error_codes() -> list[tuple[int, str]]: ...
+def _ending() -> bool: ...
 def _forked() -> None: ...
 def _defaults() -> str: ...
 def _nothing() -> None: ...
@@ -705,6 +707,9 @@ class Gateway:
     def digest(self) -> str: ...
     def _set_waiting(self, waiting: bool) -> None: ...
     def _wake(self) -> None: ...
+    @property
+    def _hub(self) -> Hub | None: ...
+    def _keep_hub(self, hub: Hub) -> Hub: ...
     def _news(self, first: int) -> tuple[int, list[JobId] | None, bool]: ...
     def _due_in_ns(self) -> int | None: ...
     def submit(

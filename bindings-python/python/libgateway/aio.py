@@ -312,10 +312,26 @@ class Leases:
     def stop(self) -> None:
         """Ends the iteration, also one that waits: no further lease is taken. Call it in the loop that iterates."""
         self._stopped = True
-        hub = self._gateway._waiters
-        state = hub._states.get(asyncio.get_running_loop())
+        state = self._gateway._waiters._states.get(asyncio.get_running_loop())
         for waiter in () if state is None else state.workers.get(self._key, ()):
             _wake(waiter)
+
+    async def aclose(self) -> None:
+        """``stop``, and waits until nothing of it waits any more: what ``contextlib.aclosing`` calls as its block ends.
+
+        >>> from contextlib import aclosing
+        >>> from libgateway import Backend, Gateway
+        >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")])
+        >>> job = gateway.submit("acme", "image/flux/dev/t2i")
+        >>> async def first():
+        ...     async with aclosing(gateway.leases()) as leases:
+        ...         async for lease in leases:
+        ...             return lease.job
+        >>> asyncio.run(first()) == job, gateway.waiting
+        (True, 0)
+        """
+        self.stop()
+        await asyncio.sleep(0)
 
 
 class Events:
@@ -345,23 +361,57 @@ class Events:
             # From now on its end is told, however soon its record leaves.
             self._gateway._hold(self._job)
             self._held = True
-        event = await hub.until(self._next, self._place, lambda: self._position)
+        found = await hub.until(self._next, self._place, lambda: self._position)
+        if not found:
+            raise StopAsyncIteration
+        event = found[0]
         self._waits = event.kind is WatchKind.QUEUED
         self._position = event.position
-        self._done = event.kind in (WatchKind.ENDED, WatchKind.GONE)
-        if self._done:
-            self._held = False
-            self._gateway._release(self._job)
+        if event.kind in (WatchKind.ENDED, WatchKind.GONE):
+            self._end()
         return event
+
+    async def aclose(self) -> None:
+        """Ends the iteration, also one that waits, and lets go of the job's end: what ``contextlib.aclosing`` calls as its
+        block ends. Call it in the loop that iterates.
+
+        >>> from contextlib import aclosing
+        >>> from libgateway import Backend, Gateway
+        >>> gateway = Gateway(backends=[Backend("b", modality="image", family="flux")])
+        >>> job = gateway.submit("acme", "image/flux/dev/t2i")
+        >>> async def first():
+        ...     async with aclosing(gateway.watch(job)) as events:
+        ...         async for event in events:
+        ...             return str(event.kind)
+        >>> asyncio.run(first()), gateway.waiting
+        ('queued', 0)
+        """
+        try:
+            self._end()
+        except GatewayError:
+            pass  # A call panicked under the lock, or it was forked: what is kept there is of no use to anybody.
+        state = self._gateway._waiters._states.get(asyncio.get_running_loop())
+        for waiter in () if state is None else state.watchers.get(self._job, ()):
+            _wake(waiter)
+        await asyncio.sleep(0)
+
+    def _end(self) -> None:
+        """No more is told, and the job's end is not held for it."""
+        self._done = True
+        held, self._held = self._held, False
+        if held:
+            self._gateway._release(self._job)
 
     def __del__(self) -> None:
         if getattr(self, "_held", False):
             # Released by the next one who waits: the collector must not wait for a lock.
             self._gateway._waiters.forgone.append(self._job)
 
-    def _next(self) -> WatchEvent | None:
+    def _next(self) -> list[WatchEvent] | None:
+        if self._done:
+            return []
         event = self._gateway._poll(self._watch)
-        return None if event is False else event
+        return None if event is None or event is False else [event]
 
     def _place(self) -> tuple[str, object]:
         # While it waits, others that leave or overtake it change its position.

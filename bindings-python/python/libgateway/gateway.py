@@ -37,16 +37,12 @@ class Gateway(_native.Gateway):
     ``async for event in gateway.watch(job)``, ``async with gateway.transaction()``.
     """
 
-    __slots__ = ("_hub", "__weakref__")
-    _hub: Hub
+    __slots__ = ("__weakref__",)
 
     @property
     def _waiters(self) -> Hub:
-        try:
-            return self._hub
-        except AttributeError:
-            self._hub = Hub(self)
-            return self._hub
+        hub = self._hub
+        return self._keep_hub(Hub(self)) if hub is None else hub
 
     @property
     def waiting(self) -> int:
@@ -225,7 +221,7 @@ def _asked(job: JobId | str) -> JobId | None:
 class LeaseBlock:
     """A block that leases the next job when it begins and ends the lease when it ends."""
 
-    __slots__ = ("_gateway", "_backend", "_route", "_now_ns", "_lease")
+    __slots__ = ("_gateway", "_backend", "_route", "_now_ns", "_lease", "__weakref__")
 
     def __init__(
         self, gateway: Gateway, backend: str | None, route: str | Route | None, now_ns: Moment | None = None
@@ -264,7 +260,7 @@ class Settlements:
     themselves after ``settle_within``), that error stands beside it, as its ``__context__``.
     """
 
-    __slots__ = ("_gateway", "batch", "_entries", "_timed", "_told")
+    __slots__ = ("_gateway", "batch", "_entries", "_timed", "_told", "__weakref__")
 
     def __init__(
         self, gateway: Gateway, taken: tuple[Batch, list[Settlement]] | None, timed: bool = False

@@ -15,6 +15,7 @@ back. So does a thread whose time is over, or that is interrupted.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from collections import OrderedDict
@@ -38,6 +39,16 @@ _TIMER_STEP = 0.001
 
 _LOCK = threading.RLock()
 """Held while lines come and go."""
+
+
+def _forked() -> None:
+    """Called in a child process: whoever held the lock is not there."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def limited(answer: Answer) -> LimitedError:
@@ -310,6 +321,7 @@ class Lines:
     """The lines of one limiter, by key."""
 
     def __init__(self) -> None:
+        self.pid = os.getpid()
         self.lines: dict[object, Line] = {}
         self.starved: set[Line] = set()
         """Those that wait for room and not for tokens."""
@@ -378,6 +390,8 @@ class Waiting:
 
     async def _wait(self, key: object, cost: int, attempt: Attempt, peek: Attempt, refund: Refund) -> Answer:
         line = self._join(key, attempt, refund)
+        if line is None:
+            return peek(cost)  # It says that it was forked.
         try:
             return await line.acquire(cost, peek)
         finally:
@@ -390,13 +404,18 @@ class Waiting:
             raise RuntimeError("this thread runs an event loop, which would stand still: wait with async with or await")
         seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
         line = self._join(key, attempt, refund)
+        if line is None:
+            return peek(cost)
         try:
             return line.acquire_blocking(cost, peek, None if seconds is None else float(seconds))
         finally:
             self._part(key, line)
 
-    def _join(self, key: object, attempt: Attempt, refund: Refund) -> Line:
+    def _join(self, key: object, attempt: Attempt, refund: Refund) -> Line | None:
+        """The line of a key; none in a forked child, where its lock may be held by a thread that is not there."""
         lines = self._lines
+        if lines.pid != os.getpid():
+            return None
         with _LOCK:
             line = lines.lines.get(key)
             if line is None:

@@ -23,7 +23,7 @@ T = TypeVar("T")
 class Step(Generic[T]):
     """What a step will have answered once the transaction is done."""
 
-    __slots__ = ("_value", "done")
+    __slots__ = ("_value", "done", "__weakref__")
 
     def __init__(self) -> None:
         self.done = False

@@ -219,8 +219,14 @@ class EventKind(_Word):
     CORRECTED = "corrected"
 
 
+class _Value:
+    """What all values have: they can be weakly referenced. (``weakref_slot`` is of Python 3.11.)"""
+
+    __slots__ = ("__weakref__",)
+
+
 @dataclass(frozen=True, slots=True)
-class JobFailure:
+class JobFailure(_Value):
     """Why a job is in error, or why its latest attempt failed."""
 
     kind: FailureKind
@@ -230,7 +236,7 @@ class JobFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(_Value):
     """How a job ended: its output (a URL as ``str``, data as ``bytes``), its failure, or why it was cancelled."""
 
     state: JobState
@@ -243,7 +249,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class JobView:
+class JobView(_Value):
     """A job as it stands.
 
     ``attempts`` counts the attempts that failed, and nothing else: not the one that runs, and not those that were lost,
@@ -308,7 +314,7 @@ class JobView:
 
 
 @dataclass(frozen=True, slots=True)
-class WaitReason:
+class WaitReason(_Value):
     """Why a job waits: ``not_before``, ``paused``, ``no_backend``, ``customer_running``, ``customer_rate``,
     ``backends_busy``, ``behind`` or ``next``, with the number or instant that goes with it.
 
@@ -335,7 +341,7 @@ class WaitReason:
 
 
 @dataclass(frozen=True, slots=True)
-class BreakerStatus:
+class BreakerStatus(_Value):
     """All there is to know of a breaker at an instant.
 
     ``calls`` and ``failures`` are results in the window and failures among them: of the closed state alone, open and
@@ -389,7 +395,7 @@ class BreakerStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class CustomerView:
+class CustomerView(_Value):
     """A customer as it stands."""
 
     weight: int
@@ -401,7 +407,7 @@ class CustomerView:
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
+class Counters(_Value):
     """What has happened since the beginning."""
 
     submitted: int
@@ -426,7 +432,7 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True)
-class Stats:
+class Stats(_Value):
     """Numbers of the whole gateway. Each gauge is a count of what there is."""
 
     queued: int
@@ -462,7 +468,7 @@ class Stats:
 
 
 @dataclass(frozen=True, slots=True)
-class Advance:
+class Advance(_Value):
     """What a call of ``advance`` did."""
 
     handled: int
@@ -473,7 +479,7 @@ class Advance:
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class Event(_Value):
     """One thing that happened. Numbers have no gaps; a higher one than expected tells that some were dropped.
 
     ``epoch`` is the life of the gateway: where it is not the one that was known, look again.
@@ -496,7 +502,7 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True)
-class WatchEvent:
+class WatchEvent(_Value):
     """What a watcher is told of a job."""
 
     kind: WatchKind
@@ -511,7 +517,7 @@ class WatchEvent:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceTime:
+class DeviceTime(_Value):
     """What one device worked."""
 
     device: str
@@ -524,7 +530,7 @@ class DeviceTime:
 
 
 @dataclass(frozen=True, slots=True)
-class Correction:
+class Correction(_Value):
     """What makes a settlement a correction: the epoch and the number of the first entry it corrects, by whose lease, which of
     that lease's corrections it is, when, and what is taken back."""
 
@@ -544,7 +550,7 @@ class Correction:
 
 
 @dataclass(frozen=True, slots=True)
-class Corrected:
+class Corrected(_Value):
     """What a usage that was told late came to; ``settlement`` is the number of the correcting entry, if there is one."""
 
     job: JobId
@@ -555,7 +561,7 @@ class Corrected:
 
 
 @dataclass(frozen=True, slots=True)
-class Evicted:
+class Evicted(_Value):
     """A lease that ended because its backend was taken from it: the lease's number, and its job.
 
     >>> from libgateway import Backend, Gateway
@@ -573,7 +579,7 @@ class Evicted:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class Batch(_Value):
     """Entries that were handed out together."""
 
     id: int
@@ -582,7 +588,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class RateHeaders:
+class RateHeaders(_Value):
     """What ``X-RateLimit-Limit``, ``-Remaining`` and ``-Reset`` say."""
 
     limit: int
@@ -596,7 +602,7 @@ class RateHeaders:
 
 
 @dataclass(frozen=True, slots=True)
-class StoredJob:
+class StoredJob(_Value):
     """A job of a ``JobStore`` as it stands. ``attempt`` is the number of its latest attempt: how often it was started."""
 
     id: JobId
@@ -618,7 +624,7 @@ class StoredJob:
 
 
 @dataclass(frozen=True, slots=True)
-class BillingReceipt:
+class BillingReceipt(_Value):
     """What the end of a call came to."""
 
     seq: int
@@ -639,7 +645,7 @@ class BillingReceipt:
 
 
 @dataclass(frozen=True, slots=True)
-class BillingRecord:
+class BillingRecord(_Value):
     """What a call came to: the entry of the outbox."""
 
     seq: int
@@ -674,7 +680,7 @@ class BillingRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class BillingTotals:
+class BillingTotals(_Value):
     """Sums over the whole life of a collector."""
 
     started: int

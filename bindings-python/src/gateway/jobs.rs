@@ -10,6 +10,7 @@ use pyo3::types::{PyList, PySequence};
 use super::PyGateway;
 use super::lease::{PyLease, PySettled, give_back, refused};
 use crate::argument::{Argument, integer};
+use crate::calling::Calling;
 use crate::convert::{Body, GpuSeconds, Moment};
 use crate::errors::{OrRaise, Raise, wrong_type};
 use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
@@ -65,7 +66,7 @@ impl PyGateway {
     ) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
         let submits: Vec<Submit<'static>> = submits.iter().map(|submit| submit.get().0.clone()).collect();
-        let results = Self::command(slf, now_ns, |gateway, now| {
+        let results = Self::command_many(slf, now_ns, submits.len(), |gateway, now| {
             submits.into_iter().map(|submit| gateway.submit(now, submit)).collect::<Vec<_>>()
         })?;
         let told = results.into_iter().map(|result| match result {
@@ -77,22 +78,23 @@ impl PyGateway {
 
     /// Leases the next job to the best backend for it; ``None``: nothing can run now. With a ``route``, the next of that.
     #[pyo3(signature = (*, route=None, now_ns=None))]
-    fn dispatch(
-        slf: &Bound<'_, Self>,
+    fn dispatch<'py>(
+        slf: &Bound<'py, Self>,
         route: Option<RouteArg<'_>>,
         now_ns: Option<Moment>,
-    ) -> PyResult<Option<PyLease>> {
+    ) -> PyResult<Option<Bound<'py, PyLease>>> {
         let dispatched = Self::command(slf, now_ns, |gateway, now| match &route {
             None => Ok(gateway.dispatch(now)),
             Some(route) => gateway.dispatch_route(now, &route.0),
         })?;
-        Ok(dispatched.or_raise(slf.py())?.lease().map(|lease| PyLease::new(slf, lease, now_ns.is_some())))
+        let lease = dispatched.or_raise(slf.py())?.lease();
+        lease.map(|lease| PyLease::new(slf, lease, now_ns.is_some())).transpose()
     }
 
     /// Leases up to ``n`` jobs, each to the best backend for it. An empty list: nothing can run now.
     #[pyo3(signature = (n, *, now_ns=None))]
-    fn dispatch_many(slf: &Bound<'_, Self>, n: usize, now_ns: Option<Moment>) -> PyResult<Vec<PyLease>> {
-        let leases = Self::command(slf, now_ns, |gateway, now| {
+    fn dispatch_many<'py>(slf: &Bound<'py, Self>, n: usize, now_ns: Option<Moment>) -> PyResult<Bound<'py, PyList>> {
+        let leases = Self::command_many(slf, now_ns, n, |gateway, now| {
             let mut leases = Vec::new();
             while leases.len() < n {
                 let Dispatch::Lease(lease) = gateway.dispatch(now) else { break };
@@ -100,14 +102,19 @@ impl PyGateway {
             }
             leases
         })?;
-        Ok(Self::told(slf, leases, now_ns.is_some()))
+        Self::told(slf, leases, now_ns.is_some())
     }
 
     /// Leases up to ``n`` jobs of one route to a backend that asks for work. An empty list: nothing for it now.
     #[pyo3(signature = (backend, n=1, *, now_ns=None))]
-    fn dispatch_to(slf: &Bound<'_, Self>, backend: &str, n: u32, now_ns: Option<Moment>) -> PyResult<Vec<PyLease>> {
+    fn dispatch_to<'py>(
+        slf: &Bound<'py, Self>,
+        backend: &str,
+        n: u32,
+        now_ns: Option<Moment>,
+    ) -> PyResult<Bound<'py, PyList>> {
         let leases = Self::command(slf, now_ns, |gateway, now| gateway.dispatch_to(now, backend, n))?;
-        Ok(Self::told(slf, leases.or_raise(slf.py())?, now_ns.is_some()))
+        Self::told(slf, leases.or_raise(slf.py())?, now_ns.is_some())
     }
 
     /// Tells that a lease's worker lives. Returns the lease's new deadline in nanoseconds.
@@ -124,7 +131,7 @@ impl PyGateway {
         leases: Vec<LeaseArg>,
         now_ns: Option<Moment>,
     ) -> PyResult<Vec<Option<u64>>> {
-        Self::command(slf, now_ns, |gateway, now| {
+        Self::command_many(slf, now_ns, leases.len(), |gateway, now| {
             leases.iter().map(|lease| gateway.heartbeat(now, lease.0).ok().map(Timestamp::as_nanos)).collect()
         })
     }
@@ -182,6 +189,7 @@ impl PyGateway {
         now_ns: Option<Moment>,
     ) -> PyResult<Bound<'py, PyList>> {
         let py = slf.py();
+        let calling = Calling::begin(py);
         let mut taken = Vec::with_capacity(results.len());
         for result in &results {
             let parts = result.cast::<PySequence>().ok().and_then(|parts| Some((parts, parts.len().ok()?)));
@@ -195,7 +203,8 @@ impl PyGateway {
             let lease = LeaseArg::take(&parts.get_item(0)?, "results")?;
             taken.push((lease.0, OutputArg::take(&parts.get_item(1)?, "results")?.0, usage));
         }
-        let settled = Self::command(slf, now_ns, |gateway, now| {
+        drop(calling);
+        let settled = Self::command_many(slf, now_ns, taken.len(), |gateway, now| {
             taken
                 .into_iter()
                 .map(|(lease, output, usage)| (lease, gateway.complete(now, lease, output, usage)))
@@ -363,8 +372,10 @@ impl PyGateway {
         result.or_raise(slf.py()).map_err(|error| refused(slf, [lease], error))
     }
 
-    pub(super) fn told(slf: &Bound<'_, Self>, leases: Vec<Lease>, timed: bool) -> Vec<PyLease> {
-        leases.into_iter().map(|lease| PyLease::new(slf, lease, timed)).collect()
+    pub(super) fn told<'py>(slf: &Bound<'py, Self>, leases: Vec<Lease>, timed: bool) -> PyResult<Bound<'py, PyList>> {
+        let _calling = Calling::begin(slf.py());
+        let leases = leases.into_iter().map(|lease| PyLease::new(slf, lease, timed));
+        PyList::new(slf.py(), leases.collect::<PyResult<Vec<_>>>()?)
     }
 }
 

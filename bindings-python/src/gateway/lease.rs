@@ -9,12 +9,13 @@ use libgateway::{
 use pyo3::exceptions::{PyConnectionError, PyException, PyTimeoutError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyType};
+use pyo3::{PyTraverseError, PyVisit};
 
 use super::PyGateway;
 use super::jobs::{heard, retry_at};
 use crate::argument::Argument;
+use crate::calling::{Calling, Kept};
 use crate::convert::{GpuSeconds, Moment, Seconds, decimal};
 use crate::errors::{OrRaise, Own, Raise, beside, own};
 use crate::ids::PyJobId;
@@ -40,7 +41,7 @@ use crate::words::{FailureKind, In, Word};
 ///
 /// A lease that was granted at a ``now_ns`` keeps to such instants: what is said of it without one, and the end of its block,
 /// happens at the latest instant the gateway was told, and not at that of the clock.
-#[pyclass(module = "libgateway", name = "Lease", frozen)]
+#[pyclass(module = "libgateway", name = "Lease", frozen, weakref)]
 pub(crate) struct PyLease {
     gateway: Py<PyGateway>,
     lease: Lease,
@@ -292,12 +293,19 @@ impl PyLease {
     fn __hash__(&self) -> u64 {
         self.lease.id.as_u64()
     }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.gateway)
+    }
 }
 
 impl PyLease {
     #[inline]
-    pub(super) fn new(gateway: &Bound<'_, PyGateway>, lease: Lease, timed: bool) -> Self {
-        Self { gateway: gateway.clone().unbind(), lease, timed, ended: AtomicBool::new(false) }
+    pub(super) fn new<'py>(gateway: &Bound<'py, PyGateway>, lease: Lease, timed: bool) -> PyResult<Bound<'py, Self>> {
+        // Garbage is collected where something new can be part of it.
+        let _calling = Calling::begin(gateway.py());
+        let own = Self { gateway: gateway.clone().unbind(), lease, timed, ended: AtomicBool::new(false) };
+        Bound::new(gateway.py(), own)
     }
 
     /// Says something of it, at the instant given or at the one it keeps to.
@@ -323,9 +331,11 @@ impl PyLease {
     /// Ends it as a block does that an exception leaves.
     fn left_by(&self, py: Python<'_>, exc: &Bound<'_, PyAny>) -> PyResult<()> {
         let told = if exc.is_instance_of::<PyException>() {
+            let calling = Calling::begin(py);
             let (causes, message) = (causes_of(exc)?, message_of(exc)?);
             let class = class_of(&causes)?;
             let retriable = causes.iter().all(|cause| self.was_refused(cause)).then_some(true);
+            drop(calling);
             self.say(py, None, |core, now| self.fails(core, now, class, &message, retriable))?.map(|_| ())
         } else {
             let id = self.lease.id;
@@ -405,6 +415,7 @@ pub(super) fn refused(
     error: PyErr,
 ) -> PyErr {
     let py = gateway.py();
+    let _calling = Calling::begin(py);
     let leases: Vec<u64> = leases.into_iter().map(LeaseId::as_u64).collect();
     // One that takes no attribute is told as it is.
     let _ = error.value(py).setattr(intern!(py, "_refused"), (gateway.as_ptr().addr(), leases));
@@ -453,9 +464,9 @@ fn class_of(causes: &[Bound<'_, PyAny>]) -> PyResult<FailureClass> {
 
 fn class_of_one(exception: &Bound<'_, PyAny>) -> PyResult<FailureClass> {
     // Before Python 3.11 the one of asyncio is another class.
-    static TIMEOUT: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    static TIMEOUT: Kept<Py<PyType>> = Kept::new();
     let py = exception.py();
-    let timeout = TIMEOUT.import(py, "asyncio", "TimeoutError")?;
+    let timeout = TIMEOUT.class(py, "asyncio", "TimeoutError")?;
     if exception.is_instance_of::<PyTimeoutError>() || exception.is_instance(timeout)? {
         return Ok(FailureClass::Timeout);
     }
@@ -475,7 +486,7 @@ fn message_of(exception: &Bound<'_, PyAny>) -> PyResult<String> {
 }
 
 /// What a lease became when its result was taken.
-#[pyclass(module = "libgateway", name = "Settled", frozen, eq)]
+#[pyclass(module = "libgateway", name = "Settled", frozen, weakref, eq)]
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) struct PySettled(pub(crate) Settled);
 

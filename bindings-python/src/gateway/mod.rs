@@ -22,6 +22,7 @@ pub(crate) use self::settlement::PySettlement;
 pub(crate) use self::steps::PySteps;
 pub(crate) use self::views::{PyBackendView, PyWatch};
 use crate::argument::Argument;
+use crate::calling::{Calling, Kept};
 use crate::convert::{GpuSeconds, Moment, Seconds, system_now};
 use crate::errors::{OrRaise, Raise, wrong_type};
 use crate::guard::Guarded;
@@ -39,6 +40,8 @@ pub(crate) struct PyGateway {
     waiting: AtomicBool,
     /// Where the time comes from, if not from the system.
     clock: Option<Py<PyAny>>,
+    /// Who waits in asyncio, from the first one on.
+    hub: Kept<Py<PyAny>>,
 }
 
 #[crate::argument::named]
@@ -118,11 +121,12 @@ impl PyGateway {
         }
         let now = read(py, clock.as_ref(), now_ns)?;
         if let Some(bytes) = replica {
-            return Ok(Self::around(Gateway::replica(bytes).or_raise(py)?, clock));
+            return Ok(Self::around(py.detach(|| Gateway::replica(bytes)).or_raise(py)?, clock));
         }
         if let Some(bytes) = snapshot {
             let entropy = entropy.map_or_else(|| system_entropy(py), Ok)?;
-            return Ok(Self::around(Gateway::restore(bytes, now, entropy).or_raise(py)?, clock));
+            let restored = py.detach(|| Gateway::restore(bytes, now, entropy));
+            return Ok(Self::around(restored.or_raise(py)?, clock));
         }
         // A configuration as text is that of a log, which tells itself when another life begins; and who gives a seed wants the
         // same each time.
@@ -171,6 +175,7 @@ impl PyGateway {
         if let Some(entropy) = entropy {
             gateway.begin_epoch(now, entropy);
         }
+        let _calling = Calling::begin(py);
         let each = |all: &Bound<'py, PyAny>| all.try_iter().map_err(|_| wrong_type(all, "backends", "Backends"));
         for backend in backends.map(each).transpose()?.into_iter().flatten() {
             let backend = <&Bound<'py, PyBackend>>::take(&backend?, "backends")?.get().0.clone();
@@ -240,7 +245,7 @@ impl PyGateway {
 
     /// Applies lines of a log and returns the reply to each.
     fn apply_many(slf: &Bound<'_, Self>, entries: Vec<String>) -> PyResult<Vec<String>> {
-        Self::tell(slf, |gateway| {
+        Self::tell_long(slf, |gateway| {
             let reply = |entry: &String| match Entry::from_json(entry) {
                 Ok(entry) => gateway.apply(entry).to_json(),
                 Err(error) => Reply::Error((&error).into()).to_json(),
@@ -294,12 +299,12 @@ impl PyGateway {
 
     /// The whole state as bytes, for ``Gateway(snapshot=…)``.
     fn snapshot<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(py, &self.core.with(py, |gateway| gateway.snapshot())?))
+        Ok(PyBytes::new(py, &self.core.with_long(py, |gateway| gateway.snapshot())?))
     }
 
     /// The digest of the state, 64 hexadecimal digits: equal for equal states, in every language.
     fn digest(&self, py: Python<'_>) -> PyResult<String> {
-        Ok(self.core.with(py, |gateway| gateway.digest())?.to_string())
+        Ok(self.core.with_long(py, |gateway| gateway.digest())?.to_string())
     }
 
     /// Bytes held for jobs and places, without what was given and without names.
@@ -314,7 +319,19 @@ impl PyGateway {
     }
 
     fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
-        visit.call(&self.clock)
+        visit.call(&self.clock)?;
+        self.hub.get().map_or(Ok(()), |hub| visit.call(hub))
+    }
+
+    /// Who waits in asyncio; ``None``: nobody has yet.
+    #[getter]
+    fn _hub(&self, py: Python<'_>) -> Option<Py<PyAny>> {
+        self.hub.get().map(|hub| hub.clone_ref(py))
+    }
+
+    /// Keeps who waits in asyncio, and returns what is kept: the first one, also for two threads at once.
+    fn _keep_hub(&self, py: Python<'_>, hub: Py<PyAny>) -> Py<PyAny> {
+        self.hub.keep(hub).clone_ref(py)
     }
 
     /// Somebody waits from now on, or nobody does any more.
@@ -352,7 +369,7 @@ impl PyGateway {
 
 impl PyGateway {
     fn around(gateway: Gateway, clock: Option<Py<PyAny>>) -> Self {
-        Self { core: Guarded::new(gateway), waiting: AtomicBool::new(false), clock }
+        Self { core: Guarded::new(gateway), waiting: AtomicBool::new(false), clock, hub: Kept::new() }
     }
 
     /// Runs a command at the instant given or the present one, and tells whoever waits.
@@ -366,13 +383,37 @@ impl PyGateway {
         Self::tell(slf, |gateway| body(gateway, now))
     }
 
+    /// The same for `n` things at once: where they are many, other threads of Python go on meanwhile.
+    fn command_many<R: Send>(
+        slf: &Bound<'_, Self>,
+        now: Option<Moment>,
+        n: usize,
+        body: impl Send + FnOnce(&mut Gateway, Timestamp) -> R,
+    ) -> PyResult<R> {
+        let now = slf.get().read(slf.py(), now)?;
+        match n < MANY {
+            true => Self::tell(slf, |gateway| body(gateway, now)),
+            false => Self::tell_long(slf, |gateway| body(gateway, now)),
+        }
+    }
+
     /// Runs anything that may change something, and tells whoever waits.
     #[inline]
     fn tell<R: Send>(slf: &Bound<'_, Self>, body: impl Send + FnOnce(&mut Gateway) -> R) -> PyResult<R> {
+        Self::run(slf, false, body)
+    }
+
+    /// The same for work that grows with what there is.
+    fn tell_long<R: Send>(slf: &Bound<'_, Self>, body: impl Send + FnOnce(&mut Gateway) -> R) -> PyResult<R> {
+        Self::run(slf, true, body)
+    }
+
+    #[inline]
+    fn run<R: Send>(slf: &Bound<'_, Self>, long: bool, body: impl Send + FnOnce(&mut Gateway) -> R) -> PyResult<R> {
         let own = slf.get();
         // Whoever waits waits for nothing where a call panics: it is woken, and told so.
         let _alarm = Alarm(slf);
-        let (result, news) = own.core.with(slf.py(), |gateway| {
+        let work = |gateway: &mut Gateway| {
             // Asked under the lock: who waits said so before he looked, and either he saw this change or it sees him.
             if !own.waiting.load(Atomic::SeqCst) {
                 return (body(gateway), false);
@@ -386,8 +427,10 @@ impl PyGateway {
                 (None, Some(_)) => false,
             };
             (result, sooner || gateway.changes() != changes)
-        })?;
+        };
+        let (result, news) = if long { own.core.with_long(slf.py(), work) } else { own.core.with(slf.py(), work) }?;
         if news {
+            let _calling = Calling::begin(slf.py());
             slf.call_method0(intern!(slf.py(), "_wake"))?;
         }
         Ok(result)
@@ -410,6 +453,7 @@ struct Alarm<'a, 'py>(&'a Bound<'py, PyGateway>);
 impl Drop for Alarm<'_, '_> {
     fn drop(&mut self) {
         if std::thread::panicking() && self.0.get().waiting.load(Atomic::SeqCst) {
+            let _calling = Calling::begin(self.0.py());
             // It panics already: what else goes wrong is told by nobody.
             let _ = self.0.call_method0(intern!(self.0.py(), "_wake"));
         }
@@ -417,7 +461,7 @@ impl Drop for Alarm<'_, '_> {
 }
 
 /// A snapshot that is taken slice by slice.
-#[pyclass(module = "libgateway._native", name = "Slices", frozen)]
+#[pyclass(module = "libgateway._native", name = "Slices", frozen, weakref)]
 pub(crate) struct PySlices {
     gateway: Py<PyGateway>,
     slices: Mutex<Slices>,
@@ -431,7 +475,7 @@ impl PySlices {
     }
 
     fn __next__<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let slice = self.gateway.get().core.with(py, |gateway| {
+        let slice = self.gateway.get().core.with_long(py, |gateway| {
             // The gateway's lock comes first, and nobody holds this one while it waits for that.
             self.slices.lock().map(|mut slices| slices.next(gateway)).map_err(|_| ())
         })?;
@@ -439,6 +483,10 @@ impl PySlices {
             Ok(slice) => Ok(slice.or_raise(py)?.map(|slice| PyBytes::new(py, &slice))),
             Err(_) => Err(libgateway::error::Poisoned.raise(py)),
         }
+    }
+
+    fn __traverse__(&self, visit: PyVisit<'_>) -> Result<(), PyTraverseError> {
+        visit.call(&self.gateway)
     }
 }
 
@@ -452,10 +500,16 @@ fn read(py: Python<'_>, clock: Option<&Py<PyAny>>, now: Option<Moment>) -> PyRes
     match (now, clock) {
         (Some(now), _) => Ok(now.0),
         (None, None) => Ok(system_now()),
-        (None, Some(clock)) => Ok(Moment::take(&clock.bind(py).call0()?, "clock")?.0),
+        (None, Some(clock)) => {
+            let _calling = Calling::begin(py);
+            Ok(Moment::take(&clock.bind(py).call0()?, "clock")?.0)
+        }
     }
 }
 
 fn not_a_config(py: Python<'_>, error: &serde_json::Error) -> PyErr {
     CommandError::NotACommand { reason: error.to_string().into_boxed_str() }.raise(py)
 }
+
+/// So many at once are worth giving the interpreter away for.
+const MANY: usize = 256;

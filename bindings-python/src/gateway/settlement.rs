@@ -4,6 +4,7 @@ use libgateway::{Money, Settlement, Timestamp};
 use pyo3::prelude::*;
 use pyo3::types::{PyDateTime, PyTuple};
 
+use crate::calling::Calling;
 use crate::convert::decimal;
 use crate::ids::PyJobId;
 use crate::spec::{quoted, value};
@@ -15,7 +16,7 @@ use crate::words::Word;
 /// epoch, and a correction of an entry that it dropped; one whose ``lease`` and ``revision`` it has from another epoch takes the
 /// place of that one and of those of the lease that followed it there. What a customer owes is the sum of ``charge`` less the sum
 /// of ``correction.charge_credit``. ``to_json`` is a line for a ledger.
-#[pyclass(module = "libgateway", name = "Settlement", frozen)]
+#[pyclass(module = "libgateway", name = "Settlement", frozen, weakref)]
 pub(crate) struct PySettlement(pub(crate) Settlement);
 
 value!(PySettlement, Settlement);
@@ -206,6 +207,7 @@ impl PySettlement {
 
 /// An aware ``datetime`` in UTC, cut to microseconds.
 fn instant(py: Python<'_>, at: Timestamp) -> PyResult<Bound<'_, PyDateTime>> {
+    let _calling = Calling::begin(py);
     let instant = py.import("libgateway.values")?.getattr("instant")?;
     Ok(instant.call1((at.as_nanos(),))?.cast_into::<PyDateTime>()?)
 }

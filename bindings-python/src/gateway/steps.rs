@@ -1,12 +1,10 @@
 //! Transactions as data: steps are gathered first and done together, so none can be left open.
 
 use std::borrow::Cow;
-use std::sync::Mutex;
 
 use libgateway::{Command, Entry, Leaf, LeaseId, Priority, Reply, Step, Submit, Usage};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 use pyo3::types::PyList;
 
 use super::PyGateway;
@@ -14,6 +12,7 @@ use super::jobs::{LeaseArg, retry_at};
 use super::lease::{PyLease, PySettled, refused};
 use crate::convert::{Body, GpuSeconds, Moment};
 use crate::errors::of_reply;
+use crate::guard::Guarded;
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::{PyTimeouts, progress_of};
 use crate::spec::{PyFailure, PyUsage, RouteArg, usage_of};
@@ -23,7 +22,7 @@ use crate::words::In;
 
 /// Steps of a transaction, gathered to be done together.
 #[pyclass(module = "libgateway._native", name = "Steps", frozen)]
-pub(crate) struct PySteps(Mutex<Vec<Item>>);
+pub(crate) struct PySteps(Guarded<Vec<Item>>);
 
 #[derive(Clone)]
 #[allow(clippy::large_enum_variant, reason = "nearly all are single steps")]
@@ -38,7 +37,7 @@ enum Item {
 impl PySteps {
     #[new]
     fn new() -> Self {
-        Self(Mutex::new(Vec::new()))
+        Self(Guarded::new(Vec::new()))
     }
 
     #[pyo3(signature = (customer, route, payload=None, *, priority=None, estimate=None, tokens=1, affinity=None,
@@ -181,20 +180,13 @@ impl PySteps {
     }
 
     fn __len__(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, |items| items.len())
+        self.0.with(py, |items| items.len())
     }
 }
 
 impl PySteps {
-    fn with<R>(&self, py: Python<'_>, body: impl FnOnce(&mut Vec<Item>) -> R) -> PyResult<R> {
-        match self.0.lock_py_attached(py) {
-            Ok(mut items) => Ok(body(&mut items)),
-            Err(_) => Err(PyValueError::new_err("the steps were left in the middle of a change")),
-        }
-    }
-
     fn push(&self, py: Python<'_>, item: Item) -> PyResult<()> {
-        self.with(py, |items| items.push(item))
+        self.0.with(py, |items| items.push(item))
     }
 
     fn leaves(&self, py: Python<'_>) -> PyResult<Vec<Leaf<'static>>> {
@@ -202,7 +194,7 @@ impl PySteps {
             Item::Leaf(leaf) => Some(leaf.clone()),
             Item::All(_) | Item::FirstOf(_) => None,
         };
-        let leaves: Option<Vec<_>> = self.with(py, |items| items.iter().map(leaf).collect())?;
+        let leaves: Option<Vec<_>> = self.0.with(py, |items| items.iter().map(leaf).collect())?;
         leaves.ok_or_else(|| PyValueError::new_err("a group inside a group has no further groups"))
     }
 }
@@ -219,7 +211,7 @@ impl PyGateway {
         first: bool,
         now_ns: Option<Moment>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (said, steps): (Vec<_>, Vec<_>) = steps.get().with(slf.py(), |items| {
+        let (said, steps): (Vec<_>, Vec<_>) = steps.get().0.with(slf.py(), |items| {
             (items.iter().flat_map(said_of).collect(), items.iter().cloned().map(step).collect())
         })?;
         let command = if first { Command::FirstOf(steps) } else { Command::All(steps) };
@@ -239,8 +231,8 @@ impl PyGateway {
                 Ok(PyJobId(job).into_pyobject(py)?.into_any())
             }
             Reply::Corrected(corrected) => corrected.to_py(py),
-            Reply::Leased(lease) => Ok(PyLease::new(slf, lease, timed).into_pyobject(py)?.into_any()),
-            Reply::Leases(leases) => Ok(PyList::new(py, Self::told(slf, leases, timed))?.into_any()),
+            Reply::Leased(lease) => Ok(PyLease::new(slf, lease, timed)?.into_any()),
+            Reply::Leases(leases) => Ok(Self::told(slf, leases, timed)?.into_any()),
             Reply::Preempted { lease } => Ok(lease.as_u64().into_pyobject(py)?.into_any()),
             Reply::Extended { deadline } => Ok(deadline.as_nanos().into_pyobject(py)?.into_any()),
             Reply::Completed(settled) => Ok(PySettled(settled).into_pyobject(py)?.into_any()),

@@ -1,12 +1,10 @@
 //! What the gateway tells: jobs, reasons, backends, customers, numbers, events; and the watch of one job.
 
-use std::sync::Mutex;
-
 use libgateway::{BackendView, EventKind, Gateway, JobId, Watch, WatchEvent, WatchStep};
 use pyo3::prelude::*;
-use pyo3::sync::MutexExt;
 
 use super::PyGateway;
+use crate::guard::Guarded;
 use crate::ids::{JobArg, JobAsked, PyJobId};
 use crate::spec::PyBackend;
 use crate::values::{ToPy, list};
@@ -75,15 +73,12 @@ impl PyGateway {
 
     /// The watch of a job: ask it for news after each change.
     fn _watch(&self, job: JobArg) -> PyWatch {
-        PyWatch(Mutex::new(Watch::new(job.0)))
+        PyWatch(Guarded::new(Watch::new(job.0)))
     }
 
     /// How the job of a watch ended, an ``Outcome``; ``None``: it has not. False: it is not known (any more).
     fn _outcome<'py>(&self, py: Python<'py>, watch: &Bound<'_, PyWatch>) -> PyResult<Bound<'py, PyAny>> {
-        let mut own = match watch.get().0.lock_py_attached(py) {
-            Ok(own) => own.clone(),
-            Err(poisoned) => poisoned.into_inner().clone(),
-        };
+        let mut own = watch.get().0.with(py, |own| own.clone())?;
         let ended = self.core.with(py, move |gateway| {
             loop {
                 match own.poll(gateway) {
@@ -103,17 +98,12 @@ impl PyGateway {
 
     /// What a watch has to tell, a ``WatchEvent``; ``None``: nothing new. False: the end was told.
     fn _poll<'py>(&self, py: Python<'py>, watch: &Bound<'_, PyWatch>) -> PyResult<Bound<'py, PyAny>> {
-        let mut own = match watch.get().0.lock_py_attached(py) {
-            Ok(own) => own.clone(),
-            Err(poisoned) => poisoned.into_inner().clone(),
-        };
+        let mut own = watch.get().0.with(py, |own| own.clone())?;
         let (own, step) = self.core.with(py, move |gateway| {
             let step = own.poll(gateway);
             (own, step)
         })?;
-        if let Ok(mut kept) = watch.get().0.lock_py_attached(py) {
-            *kept = own;
-        }
+        watch.get().0.with(py, move |kept| *kept = own)?;
         match step {
             WatchStep::Event(event) => event.to_py(py),
             WatchStep::Wait => Ok(py.None().into_bound(py)),
@@ -124,10 +114,10 @@ impl PyGateway {
 
 /// Where the watcher of a job is.
 #[pyclass(module = "libgateway._native", name = "Watch", frozen)]
-pub(crate) struct PyWatch(Mutex<Watch>);
+pub(crate) struct PyWatch(Guarded<Watch>);
 
 /// A backend as it stands.
-#[pyclass(module = "libgateway", name = "BackendView", frozen)]
+#[pyclass(module = "libgateway", name = "BackendView", frozen, weakref)]
 pub(crate) struct PyBackendView(BackendView);
 
 #[crate::argument::named]
