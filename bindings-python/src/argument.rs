@@ -14,6 +14,7 @@ use pyo3::{PyTypeCheck, intern};
 
 use crate::calling::Calling;
 use crate::errors::{outside, wrong_type};
+use crate::text::{self, Words};
 
 pub(crate) use libgateway_python_macros::named;
 
@@ -77,7 +78,7 @@ impl<'a, 'py> Argument<'a, 'py> for &'a str {
     fn take(value: &'a Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
         let Ok(text) = value.cast::<PyString>() else { return Err(wrong_type(value, name, "a str")) };
         // Half of a surrogate pair is in no UTF-8.
-        text.to_str().map_err(|_| outside::text(value.py(), name))
+        text.to_str().map_err(|error| text::not_unicode(text, name, error))
     }
 }
 
@@ -94,10 +95,12 @@ impl<'a, 'py> Argument<'a, 'py> for &'a [u8] {
     }
 }
 
+/// Labels: their keys are names, their values words for people.
 impl<'py> Argument<'_, 'py> for BTreeMap<String, String> {
     fn take(value: &Bound<'py, PyAny>, name: &'static str) -> PyResult<Self> {
         let pairs = <&Bound<'py, PyDict>>::take(value, name)?;
-        pairs.iter().map(|(key, value)| Ok((String::take(&key, name)?, String::take(&value, name)?))).collect()
+        let label = |(key, value)| Ok((String::take(&key, name)?, Words::take(&value, name)?.0.into_owned()));
+        pairs.iter().map(label).collect()
     }
 }
 

@@ -90,10 +90,9 @@ pub(crate) fn wrong_type(value: &Bound<'_, PyAny>, name: &str, expected: &str) -
 /// Values of the right class that do not fit.
 pub(crate) mod outside {
     use super::{PyErr, PyResult, Python, own_class};
-    use libgateway::error::InputError;
     use pyo3::prelude::*;
 
-    use super::{Raise, error};
+    use super::error;
 
     /// An integer outside its range. One that no caller can have meant is not written out: it may have a million digits.
     #[cold]
@@ -114,12 +113,6 @@ pub(crate) mod outside {
     pub(crate) fn json(py: Python<'_>, name: &str, reason: &dyn std::fmt::Display) -> PyErr {
         let reason: String = reason.to_string().chars().take(900).collect();
         error(py, 206, &format!("{name} is malformed: {reason}"), Some(name), None)
-    }
-
-    /// A text that is not in Unicode.
-    #[cold]
-    pub(crate) fn text(py: Python<'_>, name: &'static str) -> PyErr {
-        InputError::Malformed { field: name, expected: "a text without halves of surrogate pairs" }.raise(py)
     }
 }
 

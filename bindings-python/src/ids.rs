@@ -12,7 +12,8 @@ use crate::calling::Calling;
 use crate::errors::{Raise, called, wrong_type};
 use crate::guard::forks;
 
-/// The id of a job: 128 bits, shown as ``j_`` and 26 lower-case base32 characters.
+/// The id of a job: 128 bits, shown as ``j_`` and 26 lower-case base32 characters. Without a value they come of
+/// ``os.urandom``, which is asked for 4096 bytes at a time.
 ///
 /// >>> from libgateway import JobId
 /// >>> job = JobId("j_00000000000000000000000007")

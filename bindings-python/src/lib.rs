@@ -21,6 +21,7 @@ mod policy;
 mod queue;
 mod spec;
 mod store;
+mod text;
 mod values;
 mod words;
 

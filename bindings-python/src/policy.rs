@@ -449,10 +449,12 @@ impl PyPriceBook {
         price_of(PyString::new(py, "0").as_any(), per)
             .map_err(|_| InputError::Malformed { field: "per", expected: PER }.raise(py))?;
         for (key, price) in prices.into_iter().flatten() {
-            let Ok((model, tier)) = key.extract::<(String, String)>() else {
+            let pair = key.extract::<(Bound<'_, PyString>, Bound<'_, PyString>)>();
+            let Ok((model, tier)) = pair.as_ref().map(|(model, tier)| (model.as_any(), tier.as_any())) else {
                 return Err(wrong_type(&key, "prices", "a pair (model, tier) as each key"));
             };
-            book = book.price_at(&model, &tier, price_of(&price, per)?).or_raise(py)?;
+            let (model, tier) = (<&str>::take(model, "prices")?, <&str>::take(tier, "prices")?);
+            book = book.price_at(model, tier, price_of(&price, per)?).or_raise(py)?;
         }
         Ok(Self(book))
     }

@@ -14,6 +14,7 @@ use crate::convert::{Body, GpuSeconds, Moment, Seconds, decimal};
 use crate::errors::{OrRaise, Raise, called, wrong_type};
 use crate::ids::{JobArg, PyJobId, fresh};
 use crate::policy::{PyTimeouts, seconds};
+use crate::text::Words;
 use crate::values::devices;
 use crate::words::{FailureKind, In, Word};
 
@@ -407,16 +408,17 @@ value!(PyFailure, Failure);
 #[pymethods]
 impl PyFailure {
     #[new]
-    #[pyo3(signature = (kind, message="", *, status=None, retry_after=None, retriable=None))]
+    #[pyo3(signature = (kind, message=Words::default(), *, status=None, retry_after=None, retriable=None),
+        text_signature = "(kind, message='', *, status=None, retry_after=None, retriable=None)")]
     fn new(
         py: Python<'_>,
         kind: In<FailureKind>,
-        message: &str,
+        message: Words<'_>,
         status: Option<u16>,
         retry_after: Option<Seconds>,
         retriable: Option<bool>,
     ) -> PyResult<Self> {
-        failure_of(py, kind, message, status, retry_after, retriable).map(Self)
+        failure_of(py, kind, &message.0, status, retry_after, retriable).map(Self)
     }
 
     /// The kind, a ``FailureKind``.

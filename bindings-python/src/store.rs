@@ -11,6 +11,7 @@ use crate::guard::Guarded;
 use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
 use crate::policy::{PyTimeouts, progress_of};
 use crate::spec::PyFailure;
+use crate::text::Words;
 use crate::values::ToPy;
 use crate::words::{FailureKind, In};
 
@@ -137,7 +138,8 @@ impl PyJobStore {
     /// >>> store.fail(job, store.start(job, now_ns=0), "timeout", now_ns=0)  # The second one, too: that is all.
     /// >>> str(store.get(job).state), store.get(job).attempt
     /// ('error', 2)
-    #[pyo3(signature = (job, attempt, kind, message="", *, status=None, retriable=false, now_ns=None))]
+    #[pyo3(signature = (job, attempt, kind, message=Words::default(), *, status=None, retriable=false, now_ns=None),
+        text_signature = "($self, job, attempt, kind, message='', *, status=None, retriable=False, now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn fail(
         &self,
@@ -145,7 +147,7 @@ impl PyJobStore {
         job: JobArg,
         attempt: u32,
         kind: &Bound<'_, PyAny>,
-        message: &str,
+        message: Words<'_>,
         status: Option<u16>,
         retriable: bool,
         now_ns: Option<Moment>,
@@ -157,7 +159,7 @@ impl PyJobStore {
             }
             Err(_) => {
                 let class = In::<FailureKind>::take(kind, "kind")?.0.class(status).or_raise(py)?;
-                JobFailure { class, message: message.into(), retriable }
+                JobFailure { class, message: message.0.into(), retriable }
             }
         };
         let now = or_now(now_ns);

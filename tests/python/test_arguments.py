@@ -21,6 +21,7 @@ from libgateway import (
     BillingCollector,
     BillingPolicy,
     BreakerConfig,
+    CharacterError,
     CircuitBreaker,
     CombinedLimiter,
     ContradictionError,
@@ -338,8 +339,8 @@ SPANS = "a number of seconds from 0 to 2^64 nanoseconds"
          "prices is malformed: expected a pair (model, tier) as each key, not str"),
         (lambda: PriceBook(1, per="fortnight"), MalformedError,
          "per is malformed: expected a time, as s, min, h or d, or one of them with an integer before it"),
-        (lambda: Gateway().submit("a\ud800", ROUTE), MalformedError,
-         "customer is malformed: expected a text without halves of surrogate pairs"),
+        (lambda: Gateway().submit("a\ud800", ROUTE), CharacterError,
+         "customer has a character that is not allowed at byte 1"),
         (lambda: Gateway().cancel("nope"), MalformedError, "job is malformed: expected j_ and 26 lower-case base32 characters"),
         (lambda: Gateway().complete_many([(1,)]), WrongTypeError,  # type: ignore[list-item]
          "results is malformed: expected (lease, output) or (lease, output, usage) for each, not tuple"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, overload
 from . import _native
 from ._native import JobId, Lease, Settlement
 from .aio import Events, Hub, Leases, Outcomes
-from .errors import MalformedError, UnknownJobError, WrongTypeError, _beside
+from .errors import CharacterError, MalformedError, UnknownJobError, WrongTypeError, _beside
 from .transaction import Transaction
 from .values import Batch, Outcome
 
@@ -214,7 +214,7 @@ def _asked(job: JobId | str) -> JobId | None:
         return JobId(job)
     except WrongTypeError:
         raise
-    except MalformedError:
+    except (MalformedError, CharacterError):
         return None
 
 

@@ -17,6 +17,7 @@ use crate::ids::{JobArg, JobAsked, PyJobId, fresh};
 use crate::policy::{PyTimeouts, progress_of};
 use crate::spec::{PyFailure, PySubmit, PyUsage, RouteArg, failure_of, usage_of};
 use crate::store::OutputArg;
+use crate::text::Words;
 use crate::values::ToPy;
 use crate::words::{FailureKind, In};
 
@@ -231,14 +232,16 @@ impl PyGateway {
     /// True
     /// >>> str(gateway.job(job).state), gateway.job(job).attempts
     /// ('error', 2)
-    #[pyo3(signature = (lease, failure, message="", *, status=None, retry_after=None, retriable=None, usage=None,
-                        gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[pyo3(signature = (lease, failure, message=Words::default(), *, status=None, retry_after=None, retriable=None, usage=None,
+                        gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None),
+        text_signature = "($self, lease, failure, message='', *, status=None, retry_after=None, retriable=None, usage=None, \
+                        gpu_seconds=None, gpu_ns=None, device='gpu', now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn fail(
         slf: &Bound<'_, Self>,
         lease: LeaseArg,
         failure: &Bound<'_, PyAny>,
-        message: &str,
+        message: Words<'_>,
         status: Option<u16>,
         retry_after: Option<crate::convert::Seconds>,
         retriable: Option<bool>,
@@ -253,7 +256,7 @@ impl PyGateway {
             Ok(failure) => failure.get().0.clone(),
             Err(_) => {
                 let kind = In::<FailureKind>::take(failure, "failure")?;
-                failure_of(py, kind, message, status, retry_after, retriable)?
+                failure_of(py, kind, &message.0, status, retry_after, retriable)?
             }
         };
         let usage = usage_of(py, usage, gpu_seconds, gpu_ns, device)?;

@@ -1,5 +1,6 @@
 //! A job on a backend: the right to work for it, and the block that ends in one of three ways.
 
+use std::borrow::Cow;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libgateway::error::LeaseError;
@@ -22,6 +23,7 @@ use crate::ids::PyJobId;
 use crate::policy::ppm_of;
 use crate::spec::{PyFailure, PyUsage, failure_of, usage_of};
 use crate::store::OutputArg;
+use crate::text::{Words, words};
 use crate::words::{FailureKind, In, Word};
 
 /// A job on a backend: the right to work for it until the deadline, and to say how it went.
@@ -148,14 +150,16 @@ impl PyLease {
     }
 
     /// Takes the failure, see ``Gateway.fail``.
-    #[pyo3(signature = (failure, message="", *, status=None, retry_after=None, retriable=None, usage=None,
-                        gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None))]
+    #[pyo3(signature = (failure, message=Words::default(), *, status=None, retry_after=None, retriable=None, usage=None,
+                        gpu_seconds=None, gpu_ns=None, device="gpu", now_ns=None),
+        text_signature = "($self, failure, message='', *, status=None, retry_after=None, retriable=None, usage=None, \
+                        gpu_seconds=None, gpu_ns=None, device='gpu', now_ns=None)")]
     #[expect(clippy::too_many_arguments, reason = "keyword arguments")]
     fn fail(
         &self,
         py: Python<'_>,
         failure: &Bound<'_, PyAny>,
-        message: &str,
+        message: Words<'_>,
         status: Option<u16>,
         retry_after: Option<Seconds>,
         retriable: Option<bool>,
@@ -169,7 +173,7 @@ impl PyLease {
             Ok(failure) => failure.get().0.clone(),
             Err(_) => {
                 let failure = In::<FailureKind>::take(failure, "failure")
-                    .and_then(|kind| failure_of(py, kind, message, status, retry_after, retriable));
+                    .and_then(|kind| failure_of(py, kind, &message.0, status, retry_after, retriable));
                 failure.map_err(|error| self.refused(py, error))?
             }
         };
@@ -480,7 +484,7 @@ fn class_of_one(exception: &Bound<'_, PyAny>) -> PyResult<FailureClass> {
 fn message_of(exception: &Bound<'_, PyAny>) -> PyResult<String> {
     let name = exception.get_type().name()?.to_string();
     // An exception whose text cannot be made still fails the job.
-    let text = exception.str().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = exception.str().and_then(|text| words(&text).map(Cow::into_owned)).unwrap_or_default();
     let message = if text.is_empty() { name } else { format!("{name}: {text}") };
     Ok(message.chars().take(MESSAGE_LEN_MAX).collect())
 }

@@ -29,6 +29,7 @@ use crate::guard::Guarded;
 use crate::ids::{JobArg, fresh};
 use crate::policy::{PyBackoff, PyBillingPolicy, PyBreakerConfig, PyCustomerPolicy, PyPriceBook, PyTimeouts};
 use crate::spec::PyBackend;
+use crate::text::{LogLine, OwnLogLine};
 use crate::values::ToPy;
 use crate::words::In;
 
@@ -235,8 +236,8 @@ impl PyGateway {
     }
 
     /// Applies one line of a log, ``{"now":…,"command":…}``, and returns the reply as text.
-    fn _apply_json(slf: &Bound<'_, Self>, entry: &str) -> PyResult<String> {
-        let reply = Self::tell(slf, |gateway| match Entry::from_json(entry) {
+    fn _apply_json(slf: &Bound<'_, Self>, entry: LogLine<'_>) -> PyResult<String> {
+        let reply = Self::tell(slf, |gateway| match Entry::from_json(&entry.0) {
             Ok(entry) => gateway.apply(entry),
             Err(error) => Reply::Error((&error).into()),
         })?;
@@ -244,9 +245,9 @@ impl PyGateway {
     }
 
     /// Applies lines of a log and returns the reply to each.
-    fn apply_many(slf: &Bound<'_, Self>, entries: Vec<String>) -> PyResult<Vec<String>> {
+    fn apply_many(slf: &Bound<'_, Self>, entries: Vec<OwnLogLine>) -> PyResult<Vec<String>> {
         Self::tell_long(slf, |gateway| {
-            let reply = |entry: &String| match Entry::from_json(entry) {
+            let reply = |entry: &OwnLogLine| match Entry::from_json(&entry.0) {
                 Ok(entry) => gateway.apply(entry).to_json(),
                 Err(error) => Reply::Error((&error).into()).to_json(),
             };
