@@ -141,7 +141,7 @@ def calls() -> list[tuple[type, str, str]]:
                 continue  # It is only ever read.
             own = cls if method == "__new__" else getattr(cls, method)
             for name in inspect.signature(own).parameters:
-                if name != "self" and name not in ANYTHING and name != "limiters":
+                if name != "self" and name not in ANYTHING:
                     found.append((cls, method, name))
     return found
 
@@ -176,10 +176,7 @@ def call(cls: type, method: str, name: str, value: object) -> Any:
 def misfit(cls: type, method: str, name: str, value: object) -> InputError | None:
     """The error that says that the argument does not fit."""
     try:
-        with warnings.catch_warnings():
-            # An integer is progress in parts per million, and warns of that.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            call(cls, method, name, value)
+        call(cls, method, name, value)
     except InputError as error:
         return error if error.field == name else None
     except GatewayError:

@@ -21,7 +21,6 @@ from libgateway import (
     NoResultError,
     NotNowError,
     OutOfRangeError,
-    RangeInputError,
     SupersededError,
     TooLongError,
     Usage,
@@ -171,7 +170,7 @@ REFUSED: list[tuple[Callable[[Any], Any], type[BaseException]]] = [
     (lambda lease: lease.fail(Failure("timeout", "x" * 101)), TooLongError),
     (lambda lease: lease.release(gpu_seconds=3600), UsageExceedsElapsedError),
     (lambda lease: lease.cancel(gpu_seconds=-1.0), MalformedError),
-    (lambda lease: lease.progress(1.5), RangeInputError),
+    (lambda lease: lease.progress(1.5), MalformedError),
     (lambda lease: lease.progress(ppm=1_000_001), OutOfRangeError),
     (lambda lease: lease.progress(-0.5), MalformedError),
 ]
