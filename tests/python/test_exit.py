@@ -69,8 +69,9 @@ BODIES = {
     "calls that are guarded": "\n    with breaker.calling():\n        breaker(lambda: [Dies() for _ in range(3)])()",
     "words that are refused": "\n    gateway.submit('a', 'image/flux/dev/t2i')\n    try:\n        with gateway.lease() as lease:\n            lease.complete('x', gpu_ns=-1)\n    except (InputError, AttributeError):\n        pass",
     "FairQueue": "queue.push(Dies(), customer='a'); queue.pop(); FairQueue().push(Dies(), customer='a')",
-    "JobStore": "store.get(store.insert('a', 'x'))",
-    "BillingCollector": "billing.start(str(JobId()), model='m'); billing.totals",
+    # What is called in a loop of unknown length must not fill up: each time a new one.
+    "JobStore": "own = JobStore(); own.get(own.insert('a', 'x'))",
+    "BillingCollector": "own = BillingCollector(PriceBook(1)); own.start(str(JobId()), model='m'); own.totals",
     "Histogram": "histogram.record_many(n for n in range(300))",
     "JobId": "[JobId() for _ in range(300)]",
     "Backend": "Backend('b', modality='image', family='flux', models=(m for m in ['dev', 'schnell']))",
