@@ -353,6 +353,11 @@ impl Clock {
         shift(at, self.reading, self.now)
     }
 
+    /// When steps ahead that are on trial are believed, in machine time; `None`: none is.
+    pub(crate) fn trial_ends(&self) -> Option<Timestamp> {
+        (self.doubt > Span::ZERO).then(|| self.since + Self::TRIAL)
+    }
+
     /// Takes steps ahead that are on trial for time that passed: an operator says that the clock is right. Returns them.
     pub fn accept(&mut self) -> Span {
         let doubt = core::mem::take(&mut self.doubt);

@@ -36,6 +36,12 @@ impl Gateway {
         Some(until).filter(|at| *at != Timestamp::MAX).map(|at| self.state.to_host(at))
     }
 
+    /// The first deadline, as the host's clock shows it, whatever is on trial.
+    pub fn first_deadline(&self) -> Option<Timestamp> {
+        let at = self.state.earliest();
+        (at != Timestamp::MAX).then(|| self.state.to_host(at.max(self.state.now)))
+    }
+
     fn check_jobs(&self) {
         let state = &self.state;
         let mut leased = BTreeSet::new();

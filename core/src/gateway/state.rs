@@ -137,41 +137,26 @@ pub struct Counters {
 impl Counters {
     /// Every counter.
     pub(crate) fn all(&self) -> [u64; 19] {
-        let Self { submitted, leases, warm_hits, probes, completed, errors, cancelled, retries, .. } = *self;
-        let Self {
-            requeues,
-            lost,
-            released,
-            preempted,
-            parked,
-            aged,
-            forgotten,
-            clock_leaps,
-            capped,
-            unpriced,
-            corrections,
-            ..
-        } = *self;
         [
-            submitted,
-            leases,
-            warm_hits,
-            probes,
-            completed,
-            errors,
-            cancelled,
-            retries,
-            requeues,
-            lost,
-            released,
-            preempted,
-            parked,
-            aged,
-            forgotten,
-            clock_leaps,
-            capped,
-            unpriced,
-            corrections,
+            self.submitted,
+            self.leases,
+            self.warm_hits,
+            self.probes,
+            self.completed,
+            self.errors,
+            self.cancelled,
+            self.retries,
+            self.requeues,
+            self.lost,
+            self.released,
+            self.preempted,
+            self.parked,
+            self.aged,
+            self.forgotten,
+            self.clock_leaps,
+            self.capped,
+            self.unpriced,
+            self.corrections,
         ]
     }
 }

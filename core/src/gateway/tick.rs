@@ -182,9 +182,12 @@ impl State {
         timers.min(leaves).min(or_never(self.outbox.next_deadline()))
     }
 
-    /// When something falls due next, as the host's clock shows it.
+    /// When something falls due next, as the host's clock shows it. While a step of that clock is on trial, not after its end:
+    /// what is due by then would else wait for as long again.
     pub(crate) fn next_deadline(&self) -> Option<Timestamp> {
-        self.next_due().map(|(at, _)| self.to_host(at.max(self.now)))
+        let due = self.next_due().map(|(at, _)| at)?;
+        let due = self.clock.trial_ends().map_or(due, |ends| due.min(ends));
+        Some(self.to_host(due.max(self.now)))
     }
 
     fn next_due(&self) -> Option<(Timestamp, Due)> {

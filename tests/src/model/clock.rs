@@ -37,6 +37,11 @@ impl HostClock {
         Self { machine, reading: now, doubted: 0, fallen: 0, stepped_at: machine, falls: 0, jump_max }
     }
 
+    /// When what is not believed yet will be.
+    pub(crate) fn believes_at(&self) -> u64 {
+        if self.doubted > 0 { self.stepped_at.saturating_add(MINUTE) } else { u64::MAX }
+    }
+
     /// Takes a reading of a host that was asked to call at `awaited`, by machine time.
     pub(crate) fn read(&mut self, reading: u64, awaited: u64) -> Passed {
         let (before, mut leapt) = (self.machine, None);

@@ -91,7 +91,7 @@ impl Model {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.next_due().map(|(at, _)| at.max(self.now))
+        self.next_due().map(|(at, _)| at.min(self.clock.believes_at()).max(self.now))
     }
 
     fn next_due(&self) -> Option<(u64, Due)> {

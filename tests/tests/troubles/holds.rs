@@ -2,8 +2,8 @@
 
 use libgateway::error::{Coded, FleetError, JobError};
 use libgateway::{
-    Abort, AfterFailure, BillingPolicy, EvictTo, Failure, FailureClass, GatewayConfig, GpuNanos, JobState, LeaseId,
-    Outcome, Payer, Priority, Timeouts, Timestamp, Usage, WaitReason,
+    Abort, AfterFailure, BillingPolicy, Dispatch, EvictTo, Failure, FailureClass, GatewayConfig, GpuNanos, JobState,
+    LeaseId, Outcome, Payer, Priority, Timeouts, Timestamp, Usage, WaitReason,
 };
 use libgateway_tests::kit::{DEV, Rig, at, before, flux, id, job, secs};
 
@@ -410,4 +410,53 @@ fn preempting_makes_room_for_whoever_is_next_and_in_one_lane_that_may_be_the_sam
     rig.submit(job(4, "bolt", DEV).priority(Priority::High));
     rig.gateway.preempt(rig.now, id(3), Usage::unmeasured()).unwrap();
     assert_eq!(rig.lease().job, id(4));
+}
+
+// --- Under the host's clock ---
+
+#[test]
+fn a_clock_that_is_set_back_loses_and_hurries_no_job_of_later() {
+    // The timer of a job was armed; then the clock went back, and nothing called again until somebody submitted something.
+    for back in [2, 30, 3_600, 86_400] {
+        let mut rig = Rig::with_slots(GatewayConfig::default(), 2);
+        rig.to(at(100_000));
+        rig.submit(job(1, "acme", DEV).not_before(at(100_010)));
+        let lease = run(&mut rig, 2);
+        rig.gateway.release_until(rig.now, lease, at(100_020), Usage::unmeasured()).unwrap();
+        rig.pass(secs(3));
+        // Seven seconds are left, whatever the clock shows.
+        let now = at(100_003 - back);
+        rig.to(now);
+        assert_eq!(rig.gateway.explain(id(1)), until(at(100_010 - back)));
+        assert_eq!(rig.wait(), Some(at(100_010 - back)));
+        rig.to(before(at(100_010 - back)));
+        assert_eq!(rig.wait(), Some(at(100_010 - back)));
+        rig.to(at(100_010 - back));
+        assert_eq!(rig.lease().job, id(1), "{back} s back");
+        rig.to(at(100_020 - back));
+        assert_eq!(rig.lease().job, id(2), "{back} s back");
+    }
+}
+
+#[test]
+fn a_host_that_slept_past_the_instant_runs_the_job_within_a_minute_of_waking() {
+    // A laptop that was closed for the night. It calls when it wakes, and then only when it is asked to.
+    for (wakes, latest) in [(82_800, 82_800), (82_801, 82_801), (86_400, 86_400), (90_000, 90_060), (600_000, 600_060)]
+    {
+        let mut rig = one_slot(GatewayConfig::default());
+        rig.submit(job(1, "acme", DEV).not_before(at(82_800)));
+        rig.to(at(600));
+        rig.to(at(wakes));
+        let lease = loop {
+            match rig.dispatch() {
+                Dispatch::Lease(lease) => break lease,
+                Dispatch::Wait { until } => {
+                    let asked = until.unwrap();
+                    assert!(asked <= at(latest), "it woke at {wakes} s and is asked to call at {asked:?}");
+                    rig.to(asked);
+                }
+            }
+        };
+        assert_eq!(lease.job, id(1));
+    }
 }

@@ -40,7 +40,7 @@ impl World {
     }
 
     fn awaited(&self) -> u64 {
-        self.gateway.next_deadline().map_or(u64::MAX, |at| self.clock.meant(at.as_nanos()))
+        self.gateway.first_deadline().map_or(u64::MAX, |at| self.clock.meant(at.as_nanos()))
     }
 
     /// Calls until nothing is due and no trial comes to its end.
