@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import libgateway
 import pytest
-from libgateway import Backend, Backoff, Gateway
+from libgateway import Backend, Backoff, Gateway, JobId, JobView, Lease
 
 T = TypeVar("T")
 
@@ -51,6 +51,20 @@ def clock() -> Clock:
 
 def flux(name: str = "flux-1", **more: Any) -> Backend:
     return Backend(name, kind="torch", modality="image", family="flux", **more)
+
+
+def look(gateway: Gateway, job: JobId) -> JobView:
+    """A job that has to be there."""
+    view = gateway.job(job)
+    assert view is not None
+    return view
+
+
+def granted(gateway: Gateway) -> Lease:
+    """A lease that has to be there."""
+    lease = gateway.dispatch()
+    assert lease is not None
+    return lease
 
 
 @pytest.fixture

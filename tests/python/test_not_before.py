@@ -15,7 +15,6 @@ from libgateway import (
     InputError,
     JobId,
     JobState,
-    JobView,
     Lease,
     OutOfRangeError,
     Submit,
@@ -25,21 +24,9 @@ from libgateway import (
     instant,
 )
 
-from conftest import ROUTE, SECOND, START, Clock, flux
+from conftest import ROUTE, SECOND, START, Clock, flux, granted, look
 
 LATER = START + 10 * SECOND
-
-
-def look(gateway: Gateway, job: JobId) -> JobView:
-    view = gateway.job(job)
-    assert view is not None
-    return view
-
-
-def granted(gateway: Gateway) -> Lease:
-    lease = gateway.dispatch()
-    assert lease is not None
-    return lease
 
 
 def runs_exactly_at_later(gateway: Gateway, clock: Clock, job: JobId) -> Lease:

@@ -19,8 +19,6 @@ from libgateway import (
     InputError,
     JobId,
     JobState,
-    JobView,
-    Lease,
     NotAllowedError,
     NotNowError,
     PreemptedTooOftenError,
@@ -31,7 +29,7 @@ from libgateway import (
     UsageExceedsElapsedError,
 )
 
-from conftest import ROUTE, SECOND, START, Clock, flux
+from conftest import ROUTE, SECOND, START, Clock, flux, granted, look
 
 WAN = "image/wan/default/i2i"
 
@@ -39,18 +37,6 @@ WAN = "image/wan/default/i2i"
 @pytest.fixture
 def one(clock: Clock) -> Gateway:
     return Gateway(backends=[flux()], seed=1, clock=clock)
-
-
-def look(gateway: Gateway, job: JobId) -> JobView:
-    view = gateway.job(job)
-    assert view is not None
-    return view
-
-
-def granted(gateway: Gateway) -> Lease:
-    lease = gateway.dispatch()
-    assert lease is not None
-    return lease
 
 
 def test_an_urgent_job_gets_the_slot_of_a_preempted_one_in_one_transaction(one: Gateway) -> None:

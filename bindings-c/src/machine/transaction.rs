@@ -5,6 +5,7 @@
 
 use std::cell::RefCell;
 use std::ffi::{c_char, c_void};
+use std::ptr::null;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use libgateway::{Abort, Gateway, LeaseId, Route, Transaction};
@@ -380,12 +381,8 @@ pub unsafe extern "C" fn gateway_tx_release(
     lease: u64,
     job: *mut gateway_job_id,
 ) -> gateway_status {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let job = unsafe { Out::optional(job, "job") }?;
-        job.set(id_out(step(tx, |tx| Ok(tx.release(LeaseId::from_u64(lease))?))?));
-        Ok(GATEWAY_OK)
-    })
+    // SAFETY: the caller's promise.
+    unsafe { give_back(tx, lease, None, null(), 0, job) }
 }
 
 /// As `gateway_release_with`.
@@ -399,12 +396,8 @@ pub unsafe extern "C" fn gateway_tx_release_with(
     usage_len: usize,
     job: *mut gateway_job_id,
 ) -> gateway_status {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
-        job.set(id_out(step(tx, |tx| Ok(tx.release_with(LeaseId::from_u64(lease), usage)?))?));
-        Ok(GATEWAY_OK)
-    })
+    // SAFETY: the caller's promise.
+    unsafe { give_back(tx, lease, None, usage, usage_len, job) }
 }
 
 /// As `gateway_release_until`.
@@ -419,11 +412,29 @@ pub unsafe extern "C" fn gateway_tx_release_until(
     usage_len: usize,
     job: *mut gateway_job_id,
 ) -> gateway_status {
+    // SAFETY: the caller's promise.
+    unsafe { give_back(tx, lease, Some(not_before), usage, usage_len, job) }
+}
+
+unsafe fn give_back(
+    tx: *mut gateway_tx,
+    lease: u64,
+    not_before: Option<u64>,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
     guard(|| {
         // SAFETY: the caller's promise.
         let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
         let lease = LeaseId::from_u64(lease);
-        job.set(id_out(step(tx, |tx| Ok(tx.release_until(lease, at(not_before), usage)?))?));
+        let id = step(tx, |tx| {
+            Ok(match not_before {
+                None => tx.release_with(lease, usage)?,
+                Some(not_before) => tx.release_until(lease, at(not_before), usage)?,
+            })
+        })?;
+        job.set(id_out(id));
         Ok(GATEWAY_OK)
     })
 }

@@ -1,6 +1,7 @@
 //! Who works next, and what became of it.
 
 use std::ffi::{c_char, c_void};
+use std::ptr::null;
 
 use libgateway::{Advance, AfterFailure, Failure as Attempt, LeaseId, Money, Output, Route, Settled, Usage};
 
@@ -406,12 +407,8 @@ pub unsafe extern "C" fn gateway_release(
     lease: u64,
     job: *mut gateway_job_id,
 ) -> gateway_status {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let job = unsafe { Out::optional(job, "job") }?;
-        job.set(id_out(command(gw, |gateway| Ok(gateway.release(at(now), LeaseId::from_u64(lease))?))?));
-        Ok(GATEWAY_OK)
-    })
+    // SAFETY: the caller's promise.
+    unsafe { give_back(gw, now, lease, None, null(), 0, job) }
 }
 
 /// The same with what the lease used; 0 items: the lease's time. `billing_released` says who pays for it.
@@ -429,13 +426,8 @@ pub unsafe extern "C" fn gateway_release_with(
     usage_len: usize,
     job: *mut gateway_job_id,
 ) -> gateway_status {
-    guard(|| {
-        // SAFETY: the caller's promise.
-        let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
-        let id = command(gw, |gateway| Ok(gateway.release_with(at(now), LeaseId::from_u64(lease), usage)?))?;
-        job.set(id_out(id));
-        Ok(GATEWAY_OK)
-    })
+    // SAFETY: the caller's promise.
+    unsafe { give_back(gw, now, lease, None, usage, usage_len, job) }
 }
 
 /// The same, and the job may not run before `not_before`, an instant of the caller's clock: its worker cannot go on now, but
@@ -456,11 +448,29 @@ pub unsafe extern "C" fn gateway_release_until(
     usage_len: usize,
     job: *mut gateway_job_id,
 ) -> gateway_status {
+    // SAFETY: the caller's promise.
+    unsafe { give_back(gw, now, lease, Some(not_before), usage, usage_len, job) }
+}
+
+unsafe fn give_back(
+    gw: *mut gateway,
+    now: u64,
+    lease: u64,
+    not_before: Option<u64>,
+    usage: *const gateway_usage,
+    usage_len: usize,
+    job: *mut gateway_job_id,
+) -> gateway_status {
     guard(|| {
         // SAFETY: the caller's promise.
         let (usage, job) = unsafe { (read_usage(usage, usage_len)?, Out::optional(job, "job")?) };
-        let lease = LeaseId::from_u64(lease);
-        let id = command(gw, |gateway| Ok(gateway.release_until(at(now), lease, at(not_before), usage)?))?;
+        let (now, lease) = (at(now), LeaseId::from_u64(lease));
+        let id = command(gw, |gateway| {
+            Ok(match not_before {
+                None => gateway.release_with(now, lease, usage)?,
+                Some(not_before) => gateway.release_until(now, lease, at(not_before), usage)?,
+            })
+        })?;
         job.set(id_out(id));
         Ok(GATEWAY_OK)
     })
